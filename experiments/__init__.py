@@ -1,0 +1,1 @@
+"""What is run with the package: configs and, later, one script per table or figure."""

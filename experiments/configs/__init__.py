@@ -1,0 +1,1 @@
+"""Config files for `--config`: each says what differs from the default."""

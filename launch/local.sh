@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Trains and evaluates one agent on three real tasks on this machine: bash launch/local.sh
+# Arguments go to the training command, as --config.train.total_env_steps=50000 or --overwrite.
+set -euo pipefail
+
+cat <<'TEXT'
+M3PO on three tasks at once: CartpoleBalance, CartpoleSwingup, ReacherEasy (MuJoCo Playground).
+  1. set up .venv with the pinned requirements      (first time only, a few minutes)
+  2. train into runs/classic, or go on with the run there
+  3. evaluate the trained agent
+On 2 CPU cores this takes up to 25 minutes. Stop it with Ctrl-C at any time; run it again to go on.
+TEXT
+
+# shellcheck source=launch/setup_env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+cd "$M3PO_ROOT"
+
+echo
+echo "training; the first lines come after the program is compiled (a minute or two)"
+"$M3PO_PY" -m m3po_jax.cli.train --config=experiments/configs/classic.py --workdir=runs/classic "$@"
+
+echo
+echo "evaluating the trained agent, 16 episodes of each task"
+"$M3PO_PY" -m m3po_jax.cli.evaluate --workdir=runs/classic --episodes=16
+
+cat <<TEXT
+
+done. Everything is in $M3PO_ROOT/runs/classic:
+  config.json   the settings, library versions and commit
+  metrics.csv   one row per training iteration
+  eval.jsonl    one line per evaluation
+  checkpoints/  the newest states; the same command goes on from there
+TEXT

@@ -1,0 +1,205 @@
+"""What all commands share: flags with config overrides, one-line refusals, the compile cache."""
+
+import difflib
+import math
+import os
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from m3po_jax.config import Config, ConfigError, UserError, field_types, unknown_key
+
+USER_ERROR = 2  # exit code of every refusal
+INTERRUPTED = 130
+CACHE_VARIABLE = "M3PO_COMPILE_CACHE"
+
+
+def define_config_flag() -> None:
+    """Defines `--config=FILE` and its overrides `--config.KEY=VALUE`."""
+    config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+
+
+def run(main: Callable[[], None], usage: str) -> None:
+    """Parses the flags, calls `main` and exits; mistakes of the user end in a message and code 2.
+
+    Args:
+        main: The command; it reads `flags.FLAGS`.
+        usage: Text of `--help`.
+    """
+
+    def guarded(_: Sequence[str]) -> None:
+        try:
+            main()
+        except UserError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        if {"-h", "-help", "--help", "--helpshort"} & set(argv):
+            print(usage.strip())
+            sys.exit(0)
+        try:
+            rest = parse_flags(list(argv))
+        except UserError as error:
+            fail(str(error))
+        # absl would go to INFO, where Orbax writes pages for every checkpoint
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = logging.WARNING
+        return rest
+
+    app.run(guarded, flags_parser=parse)
+
+
+def fail(message: str) -> NoReturn:
+    """Prints the message to stderr and exits with the code of a refusal."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def parse_flags(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses `argv` into the flags.
+
+    Args:
+        argv: Command line, the program first.
+        flag_values: The flags to set.
+
+    Returns:
+        The program name alone.
+
+    Raises:
+        ConfigError: An unknown flag or key, a wrong value, or a config file that does not load.
+    """
+    source = _config_file(argv)
+    for key, value in _overrides(argv):
+        if source is None:
+            raise ConfigError(f"--config.{key} needs --config=FILE before it")
+        check_override(key, value)
+    try:
+        rest: list[str] = flag_values(argv)
+    except flags.Error as error:
+        raise ConfigError(_flag_message(error, source)) from error
+    except Exception as error:  # a config file is the user's program: it can raise anything
+        raise ConfigError(_file_message(error, source)) from error
+    if len(rest) > 1:
+        raise ConfigError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
+    return rest
+
+
+def check_override(key: str, value: str | None) -> None:
+    """Refuses an override whose key is unknown or whose text is not of the setting's type.
+
+    Raises:
+        ConfigError: Names key, value and the nearest valid choice.
+    """
+    kinds = field_types()
+    if key not in kinds:
+        raise unknown_key(key)
+    if value is None or kinds[key] in (str, tuple):
+        return
+    kind, default = kinds[key], _default(key)
+    if kind is bool:
+        if value.lower() in ("true", "false", "1", "0", "t", "f"):
+            return
+        raise ConfigError(f"config.{key} = {value!r} must be true or false (default: {default})")
+    try:
+        kind(value)
+    except ValueError:
+        hint = f"a whole number, as the default {default}" if kind is int else "a number"
+        raise ConfigError(f"config.{key} = {value!r} must be {hint}{_whole(kind, value)}") from None
+
+
+def use_compile_cache() -> None:
+    """Lets JAX keep compiled programs between runs; call it before JAX is imported.
+
+    The folder is `M3PO_COMPILE_CACHE`, by default `~/.cache/m3po_jax/xla`; `off` switches it off.
+    A `JAX_COMPILATION_CACHE_DIR` that the user has set stays.
+    """
+    choice = os.environ.get(CACHE_VARIABLE, "")
+    if choice == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    folder = pathlib.Path(choice) if choice else base / "m3po_jax" / "xla"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+
+
+def _config_file(argv: Sequence[str]) -> str | None:
+    """Returns the file that `--config` names, None without one."""
+    for index, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            path = value if equals else "".join(argv[index + 1 : index + 2])
+            if not os.path.isfile(path.partition(":")[0]):
+                raise ConfigError(f"--config={path} is no file{_near_file(path)}")
+            return path.partition(":")[0]
+    return None
+
+
+def _near_file(path: str) -> str:
+    ours = [str(file) for file in sorted(pathlib.Path("experiments/configs").glob("[!_]*.py"))]
+    beside = [str(file) for file in sorted(pathlib.Path(path).parent.glob("*.py"))]
+    close = difflib.get_close_matches(path, [*beside, *ours], n=1) or ours
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _overrides(argv: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Returns the `--config.KEY[=VALUE]` of the command line; a value can be the next argument."""
+    found: list[tuple[str, str | None]] = []
+    for index, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not name.startswith(("config.", "noconfig.")):
+            continue
+        key = name.partition(".")[2]
+        if equals:
+            found.append((key, value))
+        elif field_types().get(key) is bool:
+            found.append((key, None))
+        else:
+            found.append((key, argv[index + 1] if index + 1 < len(argv) else None))
+    return found
+
+
+def _default(key: str) -> object:
+    node: object = Config()
+    for name in key.split("."):
+        node = getattr(node, name)
+    return node
+
+
+def _whole(kind: type, value: str) -> str:
+    """Returns '; nearest: N' where the text is a number that is not whole or written as a float."""
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    return f"; nearest: {round(number)}" if kind is int and math.isfinite(number) else ""
+
+
+def _flag_message(error: flags.Error, source: str | None) -> str:
+    text = str(error)
+    if "Error whilst parsing config file" in text:  # the parser put a whole traceback in there
+        return f"{source} does not load: {text.strip().splitlines()[-1]}"
+    missing = re.match(r"flag --(\w+)=None: .* must have a value", text)
+    if missing is None:
+        return text
+    if missing[1] == "config" and source is not None:
+        return f"{source} does not load: get_config() returned nothing"
+    return f"--{missing[1]} is needed; --help says how to call this command"
+
+
+def _file_message(error: Exception, source: str | None) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == source]
+    where = f"{source} (line {lines[-1]})" if lines else f"{source}"
+    text = str(error.args[0] if isinstance(error, KeyError | AttributeError) else error)
+    # a locked ConfigDict lists all of its fields; our own hint is shorter
+    locked = re.search(r'Key "(\w+)" does not exist and cannot be added', text)
+    text = str(unknown_key(locked[1])) if locked else f"{type(error).__name__}: {text}"
+    return f"{where} does not load: {text} (a config starts from m3po_jax.default_config())"

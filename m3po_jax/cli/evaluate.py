@@ -1,0 +1,50 @@
+"""Evaluates the newest checkpoint of a run.
+
+m3po-evaluate --workdir=DIR [--episodes=16] [--policy=planner|prior] [--seed=0] [--json]
+
+--workdir=DIR   the folder of the run
+--episodes=16   episodes of each task
+--policy=NAME   planner: plan with the learned model; prior: the policy network alone
+--seed=0        seed of the starts and of the planner's samples
+--json          prints one line of JSON (as in eval.jsonl) in place of the table
+"""
+
+import json
+
+from absl import flags
+
+from m3po_jax.cli import command_line
+from m3po_jax.config_validation import validate
+from m3po_jax.training import workdir
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    """Checks the workdir before the slow imports, then evaluates and prints."""
+    config = workdir.read_config(FLAGS.workdir)
+    validate(config)
+    if not workdir.has_checkpoint(FLAGS.workdir):
+        raise workdir.WorkdirError(f"{FLAGS.workdir} has no checkpoint yet; train longer first")
+    command_line.use_compile_cache()
+    from m3po_jax.training import loop, metrics
+
+    record = loop.evaluate_workdir(
+        config, FLAGS.workdir, episodes=FLAGS.episodes, policy=FLAGS.policy, seed=FLAGS.seed
+    )
+    print(json.dumps(record) if FLAGS.json else metrics.evaluation_table(record))
+
+
+def run() -> None:
+    """Entry point of `m3po-evaluate`."""
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_integer("episodes", 16, "Episodes of each task.", lower_bound=1)
+    flags.DEFINE_enum("policy", "planner", ["planner", "prior"], "What acts.")
+    flags.DEFINE_integer("seed", 0, "Seed of the evaluation.", lower_bound=0)
+    flags.DEFINE_bool("json", False, "Print JSON.")
+    flags.mark_flag_as_required("workdir")
+    command_line.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,44 @@
+"""Trains an agent.
+
+m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite]
+
+--config=FILE       a Python file with get_config(), as experiments/configs/classic.py
+--config.KEY=VALUE  overrides one setting, as --config.train.total_env_steps=50000;
+                    repeat --config.tasks=NAME for several tasks
+--workdir=DIR       where everything is written; one that holds this run resumes it, one that
+                    holds another run is refused
+--overwrite         deletes the run in the workdir and starts anew
+"""
+
+from absl import flags
+
+from m3po_jax.cli import command_line
+from m3po_jax.config import from_config_dict
+from m3po_jax.config_validation import validate
+from m3po_jax.training import workdir
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    """Checks the settings and the workdir before the slow imports, then trains."""
+    config = from_config_dict(FLAGS.config)
+    validate(config)
+    with workdir.open_workdir(FLAGS.workdir, config, overwrite=FLAGS.overwrite) as run_folder:
+        command_line.use_compile_cache()
+        from m3po_jax.training import loop
+
+        loop.train_and_evaluate(config, run_folder.path)
+
+
+def run() -> None:
+    """Entry point of `m3po-train`."""
+    command_line.define_config_flag()
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_bool("overwrite", False, "Delete the run in the workdir and start anew.")
+    flags.mark_flags_as_required(["config", "workdir"])
+    command_line.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,300 @@
+"""Refuses settings that cannot work, before JAX is imported or anything is compiled."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from m3po_jax.config import Config, ConfigError, flatten, nearest, resolve_network
+from m3po_jax.envs import registry
+
+CHOICES = {
+    "world_model.value_target": ("td", "lambda"),
+    "policy.objective": ("likelihood_ratio", "pathwise"),
+    "policy.data": ("imagined", "real"),
+    "policy.trust_region": ("clip", "kl", "none"),
+    "exploration.bonus": ("discrepancy", "pome"),
+    "train.eval_policy": ("planner", "prior"),
+}
+
+# rule text, test, settings; every number of the config stands in exactly one rule
+RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    (
+        "at least 1",
+        lambda value: value >= 1,
+        (
+            "env.num_envs",
+            "env.action_repeat",
+            "env.unroll_length",
+            "network.simplex_size",
+            "world_model.batch_size",
+            "world_model.horizon",
+            "world_model.imagined_target_steps",
+            "planner.num_samples",
+            "planner.iterations",
+            "planner.num_elites",
+            "planner.horizon",
+            "policy.epochs",
+            "policy.minibatches",
+            "policy.imagined_horizon",
+            "critic.epochs",
+            "critic.minibatches",
+            "replay.capacity",
+            "train.total_env_steps",
+            "train.eval_episodes",
+            "train.checkpoint_every",
+            "train.log_every",
+        ),
+    ),
+    ("at least 2", lambda value: value >= 2, ("network.num_bins",)),
+    (
+        "0 or more",
+        lambda value: value >= 0,
+        (
+            "network.encoder_width",
+            "network.encoder_layers",
+            "network.mlp_width",
+            "network.latent_size",
+            "network.num_q",
+            "network.embedding_size",
+            "world_model.consistency_scale",
+            "world_model.reward_scale",
+            "world_model.value_scale",
+            "world_model.termination_scale",
+            "planner.num_policy_samples",
+            "policy.entropy_scale",
+            "policy.planner_kl_scale",
+            "exploration.beta_start",
+            "exploration.beta_end",
+            "train.random_env_steps",
+            "train.eval_every",
+        ),
+    ),
+    (
+        "above 0",
+        lambda value: value > 0,
+        (
+            "world_model.learning_rate",
+            "world_model.encoder_learning_rate_scale",
+            "world_model.max_gradient_norm",
+            "planner.temperature",
+            "planner.min_std",
+            "planner.max_std",
+            "policy.kl_target",
+            "policy.learning_rate",
+            "policy.max_gradient_norm",
+            "critic.learning_rate",
+            "critic.max_gradient_norm",
+            "exploration.max_bonus",
+            "exploration.learning_rate",
+            "train.updates_per_transition",
+        ),
+    ),
+    (
+        "from 0 to 1",
+        lambda value: 0 <= value <= 1,
+        ("world_model.lambda_", "policy.lambda_", "critic.lambda_"),
+    ),
+    (
+        "from 0 to below 1",
+        lambda value: 0 <= value < 1,
+        ("network.dropout", "exploration.discount"),
+    ),
+    (
+        "above 0 and at most 1",
+        lambda value: 0 < value <= 1,
+        ("world_model.rho", "world_model.target_decay", "exploration.target_decay"),
+    ),
+    ("above 0 and below 1", lambda value: 0 < value < 1, ("policy.clip_epsilon",)),
+    ("from 0 to 4294967295", lambda value: 0 <= value < 2**32, ("seed",)),
+    (
+        "from -20 to 20",  # beyond, exp() of it leaves float32 arithmetic without digits
+        lambda value: -20 <= value <= 20,
+        (
+            "network.support_low",
+            "network.support_high",
+            "network.log_std_min",
+            "network.log_std_max",
+        ),
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What a config collects, computed from its task names alone.
+
+    Attributes:
+        num_envs: Environments of each task.
+        transitions: Agent steps of one unroll over all environments.
+        env_steps: Simulator steps of one unroll, action repeats counted.
+    """
+
+    num_envs: tuple[int, ...]
+    transitions: int
+    env_steps: int
+
+
+def validate(config: Config) -> None:
+    """Checks every value and what the values mean together.
+
+    Args:
+        config: Settings as `config.from_config_dict` returns them, names and types already right.
+
+    Raises:
+        ConfigError: Names the first setting that is wrong, its value and a remedy.
+    """
+    values = flatten(dataclasses.asdict(config))
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise _error(key, values[key], f"is no choice; {nearest(values[key], choices)}")
+    for text, holds, keys in RULES:
+        for key in keys:
+            if not (math.isfinite(values[key]) and holds(values[key])):
+                raise _error(key, values[key], f"must be {text}")
+    load = task_load(config)
+    _check_network(config)
+    _check_planner(config)
+    _check_policy(config)
+    _check_data(config, load)
+    _check_budget(config, load)
+
+
+def task_load(config: Config) -> Load:
+    """Returns what one unroll of the config's tasks collects.
+
+    Raises:
+        ConfigError: No task, an unknown one, one named twice, or an option that it lacks.
+    """
+    if not config.tasks:
+        raise _error(
+            "tasks", config.tasks, "names no task; give at least one, as ('toy/PointReachA',)"
+        )
+    num_envs, repeats, seen = [], [], set()
+    for index, name in enumerate(config.tasks):
+        try:
+            request = registry.parse_task(name)
+        except ValueError as error:
+            raise ConfigError(f"config.tasks[{index}] = {name!r}: {error}") from error
+        if request.name in seen:
+            raise _error(f"tasks[{index}]", name, "comes twice; name each environment once")
+        seen.add(request.name)
+        num_envs.append(int(request.options.get("num_envs", config.env.num_envs)))
+        repeats.append(int(request.options.get("action_repeat", config.env.action_repeat)))
+    length = config.env.unroll_length
+    env_steps = length * sum(n * repeat for n, repeat in zip(num_envs, repeats, strict=True))
+    return Load(tuple(num_envs), length * sum(num_envs), env_steps)
+
+
+def _error(key: str, value: Any, text: str) -> ConfigError:
+    return ConfigError(f"config.{key} = {value!r} {text}")
+
+
+def _check_network(config: Config) -> None:
+    network = resolve_network(config.network, len(config.tasks))
+    group = network.simplex_size
+    if network.latent_size % group:
+        lower = network.latent_size // group * group
+        choices = " or ".join(str(size) for size in (lower, lower + group) if size)
+        raise _error(
+            "network.latent_size",
+            network.latent_size,
+            f"is no multiple of network.simplex_size = {group}; nearest: {choices}",
+        )
+    if network.num_q < 2:
+        raise _error("network.num_q", network.num_q, "must be at least 2 (or 0: from network.size)")
+    for low, high in (("support_low", "support_high"), ("log_std_min", "log_std_max")):
+        if getattr(network, low) >= getattr(network, high):
+            raise _error(
+                f"network.{low}",
+                getattr(network, low),
+                f"must be below network.{high} = {getattr(network, high)!r}",
+            )
+
+
+def _check_planner(config: Config) -> None:
+    planner = config.planner
+    for name in ("num_elites", "num_policy_samples"):
+        if getattr(planner, name) > planner.num_samples:
+            raise _error(
+                f"planner.{name}",
+                getattr(planner, name),
+                f"must be at most planner.num_samples = {planner.num_samples}",
+            )
+    if planner.min_std > planner.max_std:
+        raise _error(
+            "planner.min_std",
+            planner.min_std,
+            f"must be at most planner.max_std = {planner.max_std}",
+        )
+
+
+def _check_policy(config: Config) -> None:
+    policy = config.policy
+    if policy.planner_kl_scale and (policy.objective, policy.data) != ("likelihood_ratio", "real"):
+        raise _error(
+            "policy.planner_kl_scale",
+            policy.planner_kl_scale,
+            "acts only with policy.objective = 'likelihood_ratio' and policy.data = 'real'; "
+            "set both, or set it to 0",
+        )
+
+
+def _check_data(config: Config, load: Load) -> None:
+    unroll = config.env.unroll_length
+    for part in ("world_model", "planner"):
+        horizon = getattr(config, part).horizon
+        if horizon > unroll:
+            raise _error(
+                f"{part}.horizon",
+                horizon,
+                f"is over env.unroll_length = {unroll}; give at most {unroll}, or longer unrolls",
+            )
+    batch_size, window = config.world_model.batch_size, config.world_model.horizon
+    if batch_size < len(config.tasks):
+        raise _error(
+            "world_model.batch_size",
+            batch_size,
+            f"leaves out some of {len(config.tasks)} tasks; give at least {len(config.tasks)}",
+        )
+    samples = {
+        ("likelihood_ratio", "real"): load.transitions,
+        ("likelihood_ratio", "imagined"): batch_size * config.policy.imagined_horizon,
+    }.get((config.policy.objective, config.policy.data), batch_size * (window + 1))
+    _check_minibatches("policy.minibatches", config.policy.minibatches, samples)
+    _check_minibatches("critic.minibatches", config.critic.minibatches, load.transitions)
+    if config.replay.capacity < load.transitions:
+        raise _error(
+            "replay.capacity",
+            config.replay.capacity,
+            f"does not hold one unroll ({unroll} steps of {sum(load.num_envs)} environments); "
+            f"give at least {load.transitions}",
+        )
+
+
+def _check_minibatches(key: str, minibatches: int, data: int) -> None:
+    if data % minibatches == 0:
+        return
+    divisors = [n for n in range(1, data + 1) if data % n == 0]
+    closest = min(divisors, key=lambda n: abs(n - minibatches))
+    trouble = "are more than" if minibatches > data else "do not divide"
+    raise _error(key, minibatches, f"minibatches {trouble} the {data} samples; nearest: {closest}")
+
+
+def _check_budget(config: Config, load: Load) -> None:
+    train = config.train
+    window = load.env_steps // config.env.unroll_length * config.world_model.horizon
+    if train.random_env_steps < window:
+        raise _error(
+            "train.random_env_steps",
+            train.random_env_steps,
+            f"does not fill one window of {config.world_model.horizon} agent steps in "
+            f"{sum(load.num_envs)} environments; give at least {window}",
+        )
+    if train.total_env_steps <= train.random_env_steps:
+        raise _error(
+            "train.total_env_steps",
+            train.total_env_steps,
+            f"ends before learning begins: give more than train.random_env_steps = "
+            f"{train.random_env_steps}",
+        )

@@ -1,0 +1,323 @@
+"""Many tasks, each with many environments, as one flat batch with uniform array sizes.
+
+The batch axis `B` holds the tasks one after the other, `num_envs[k]` environments each. Inside,
+every task is a vmapped block of its own in one traced function (a `lax.switch` under `vmap` would
+run every task for every environment), so bodies, sizes and episode lengths differ freely.
+Observations and actions are padded with zeros to the largest task.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from m3po_jax import types
+from m3po_jax.envs import base, wrappers
+
+ResetPool = tuple[base.EnvState, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One task of a `MultiTaskEnv`.
+
+    Attributes:
+        spec: Facts of the task; its name seeds the random streams of the task.
+        environment: One agent step of it, so with the action repeat inside.
+        num_envs: Parallel environments.
+    """
+
+    spec: types.TaskSpec
+    environment: base.Environment
+    num_envs: int
+
+
+@flax.struct.dataclass
+class MultiTaskState:
+    """State of all environments; a scan carry."""
+
+    env_states: tuple[base.EnvState, ...]  # one per task, leaves [N_k, ...]
+    observation: jax.Array  # [B, O] padded
+    episode_step: jax.Array  # [B] int32 agent steps into the episode
+    episode_return: jax.Array  # [B] sum of rewards since the episode began
+    from_reset: jax.Array  # [B] bool, false in a staggered first episode
+    resets: jax.Array  # [B] int32 resets taken from the present pool
+
+    def with_new_pool(self) -> "MultiTaskState":
+        """Returns the state for use with a pool that was just drawn."""
+        return self.replace(resets=jnp.zeros_like(self.resets))
+
+
+@flax.struct.dataclass
+class Timestep:
+    """What one agent step gave. At most one of `termination` and `truncation` is 1."""
+
+    next_observation: jax.Array  # [B, O] the true successor, also where the episode ended
+    reward: jax.Array  # [B] summed over the action repeat
+    termination: jax.Array  # [B] float 0 or 1
+    truncation: jax.Array  # [B] float 0 or 1
+    valid: jax.Array  # [B] float, 0 where the physics failed
+    episode_return: jax.Array  # [B] return of the episode up to and with this step
+    episode_length: jax.Array  # [B] int32 the same in agent steps, a staggered start included
+    episode_complete: jax.Array  # [B] float, 1 where an episode begun at a reset ended here
+
+
+class MultiTaskEnv:
+    """All environments of all tasks behind one batched `step`.
+
+    Attributes:
+        specs: Facts of each task, in order.
+        num_envs: Environments of each task.
+        batch_size: `B`, the sum of `num_envs`.
+        observation_size: `O`, the largest observation.
+        action_size: `A`, the largest action.
+        task_id: `[B]` int32 index into `specs`.
+        action_mask: `[K, A]` float32, 1 where the task has that action.
+        discount: `[K]` float32 discount per agent step.
+        episode_length: `[K]` int32 agent steps until truncation.
+    """
+
+    def __init__(self, tasks: Sequence[Task]):
+        """Joins tasks.
+
+        Args:
+            tasks: At least one, with different names.
+
+        Raises:
+            ValueError: If there is no task, or a name comes twice, or a task has no environment.
+        """
+        if not tasks:
+            raise ValueError("at least one task is needed")
+        names = [task.spec.name for task in tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"tasks must differ, but {', '.join(twice)} comes more than once")
+        for task in tasks:
+            if task.num_envs < 1:
+                raise ValueError(f"{task.spec.name}: num_envs must be positive")
+        self._tasks = tuple(tasks)
+        self.specs = tuple(task.spec for task in tasks)
+        self.num_envs = tuple(task.num_envs for task in tasks)
+        self.batch_size = sum(self.num_envs)
+        self.observation_size = max(spec.observation_size for spec in self.specs)
+        self.action_size = max(spec.action_size for spec in self.specs)
+        self.task_id = np.repeat(np.arange(len(tasks), dtype=np.int32), self.num_envs)
+        sizes = np.array([spec.action_size for spec in self.specs])
+        self.action_mask = (np.arange(self.action_size) < sizes[:, None]).astype(np.float32)
+        self.discount = np.array([spec.discount for spec in self.specs], np.float32)
+        self.episode_length = np.array([spec.episode_length for spec in self.specs], np.int32)
+        self._environments = tuple(task.environment for task in tasks)
+        ends = np.cumsum(self.num_envs)
+        self._slices = tuple(
+            slice(int(end) - n, int(end)) for end, n in zip(ends, self.num_envs, strict=True)
+        )
+
+    def resized(self, num_envs: int) -> "MultiTaskEnv":
+        """Returns the same tasks with `num_envs` environments each."""
+        return MultiTaskEnv([dataclasses.replace(t, num_envs=num_envs) for t in self._tasks])
+
+    def init(self, key: jax.Array, *, stagger: bool) -> MultiTaskState:
+        """Resets all environments.
+
+        Args:
+            key: Typed key `[]`, consumed.
+            stagger: Draw the episode step uniformly over the episode, so that the copies of a
+                task do not all reset at the same step. Those first episodes are cut short and
+                never count as complete.
+
+        Returns:
+            The first state.
+        """
+        reset_key, stagger_key = jax.random.split(key)
+        env_states = self.draw_resets(reset_key)
+        batch = (self.batch_size,)
+        if stagger:
+            steps = [
+                jax.vmap(lambda k, length=length: jax.random.randint(k, (), 0, length))(keys)
+                for keys, length in zip(
+                    self._env_keys(stagger_key), self.episode_length.tolist(), strict=True
+                )
+            ]
+            episode_step = jnp.concatenate(steps).astype(jnp.int32)
+        else:
+            episode_step = jnp.zeros(batch, jnp.int32)
+        return MultiTaskState(
+            env_states=env_states,
+            observation=self._padded_observation(env_states),
+            episode_step=episode_step,
+            episode_return=jnp.zeros(batch, jnp.float32),
+            from_reset=jnp.full(batch, not stagger),
+            resets=jnp.zeros(batch, jnp.int32),
+        )
+
+    def draw_resets(self, key: jax.Array) -> ResetPool:
+        """Draws fresh first states, to be used by `step` where episodes end.
+
+        Drawn once per unroll, outside the scan over its steps; call `MultiTaskState.with_new_pool`
+        then.
+
+        Args:
+            key: Typed key `[]`, consumed.
+
+        Returns:
+            For each task an `EnvState` with leaves `[N_k, ...]`.
+        """
+        return tuple(
+            jax.vmap(environment.reset)(keys)
+            for environment, keys in zip(self._environments, self._env_keys(key), strict=True)
+        )
+
+    def step(
+        self, state: MultiTaskState, pool: ResetPool, action: jax.Array
+    ) -> tuple[MultiTaskState, Timestep]:
+        """Takes one agent step in every environment and resets those whose episode ended.
+
+        A reset takes the pool's states in turn: environment i of its task takes state
+        `(i + resets_i) % N_k`, so two ends in one unroll start differently where `N_k > 1`.
+        A non-finite observation or reward is a fault: the step is marked invalid, with reward 0,
+        the previous observation as its successor and a truncation, and that environment resets.
+
+        Args:
+            state: Present state.
+            pool: First states from `draw_resets`.
+            action: `[B, A]` in [-1, 1]; dimensions that a task lacks are ignored.
+
+        Returns:
+            The state after the resets, and the `Timestep` before them.
+        """
+        stepped = tuple(
+            jax.vmap(environment.step)(env_state, action[rows, : environment.action_size])
+            for environment, env_state, rows in zip(
+                self._environments, state.env_states, self._slices, strict=True
+            )
+        )
+        timestep, ended = self._timestep(state, stepped)
+        env_states = tuple(
+            _reset_where(ended[rows], state.resets[rows], first, last)
+            for rows, first, last in zip(self._slices, pool, stepped, strict=True)
+        )
+        new_state = MultiTaskState(
+            env_states=env_states,
+            observation=self._padded_observation(env_states),
+            episode_step=jnp.where(ended, 0, timestep.episode_length),
+            episode_return=jnp.where(ended, 0.0, timestep.episode_return),
+            from_reset=state.from_reset | ended,
+            resets=state.resets + ended.astype(jnp.int32),
+        )
+        return new_state, timestep
+
+    def _timestep(
+        self, state: MultiTaskState, stepped: tuple[base.EnvState, ...]
+    ) -> tuple[Timestep, jax.Array]:
+        """Returns the timestep, and `[B]` whether the episode ended."""
+        valid = jnp.concatenate([wrappers.is_finite(env_state) for env_state in stepped])
+        reward = jnp.concatenate([env_state.reward for env_state in stepped])
+        reward = jnp.where(valid, reward, 0.0)
+        terminated = jnp.concatenate([env_state.termination for env_state in stepped]) > 0.0
+        terminated = terminated & valid
+        length = state.episode_step + 1
+        ended = terminated | ~valid | (length >= self.episode_length[self.task_id])
+        timestep = Timestep(
+            next_observation=jnp.where(
+                valid[:, None], self._padded_observation(stepped), state.observation
+            ),
+            reward=reward,
+            termination=terminated.astype(jnp.float32),
+            truncation=(ended & ~terminated).astype(jnp.float32),
+            valid=valid.astype(jnp.float32),
+            episode_return=state.episode_return + reward,
+            episode_length=length,
+            episode_complete=(ended & valid & state.from_reset).astype(jnp.float32),
+        )
+        return timestep, ended
+
+    def _padded_observation(self, env_states: tuple[base.EnvState, ...]) -> jax.Array:
+        """Returns the observations of all tasks `[B, O]`."""
+        return jnp.concatenate(
+            [wrappers.pad_last(s.observation, self.observation_size) for s in env_states]
+        )
+
+    def env_keys(self, key: jax.Array) -> jax.Array:
+        """Returns one key per environment `[B]` that does not depend on the other tasks."""
+        return jnp.concatenate(self._env_keys(key))
+
+    def _env_keys(self, key: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns keys `[N_k]` for each task that do not depend on the other tasks."""
+
+        def keys(name: str, num_envs: int) -> jax.Array:
+            task_key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+            return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(task_key, jnp.arange(num_envs))
+
+        return tuple(
+            keys(spec.name, num_envs)
+            for spec, num_envs in zip(self.specs, self.num_envs, strict=True)
+        )
+
+
+def _reset_where(
+    ended: jax.Array, resets: jax.Array, first: base.EnvState, last: base.EnvState
+) -> base.EnvState:
+    """Returns `last`, and where `ended [N]` a first state from the pool `first` instead."""
+    num_envs = ended.shape[0]
+    index = (jnp.arange(num_envs) + resets) % num_envs
+
+    def select(pooled: jax.Array, stepped: jax.Array) -> jax.Array:
+        where = ended.reshape((num_envs,) + (1,) * (stepped.ndim - 1))
+        return jnp.where(where, pooled[index], stepped)
+
+    return jax.tree.map(select, first, last)
+
+
+def as_task(
+    *,
+    name: str,
+    environment: base.Environment,
+    num_envs: int,
+    action_repeat: int,
+    episode_length: int | None = None,
+    discount: float | None = None,
+) -> Task:
+    """Wraps one environment of the simulator as a task of the agent.
+
+    Args:
+        name: Name of the task.
+        environment: One control step per `step`, not wrapped.
+        num_envs: Parallel environments.
+        action_repeat: Control steps per agent step.
+        episode_length: Control steps until truncation; the environment's own if not given.
+        discount: Discount per agent step; `default_discount` if not given.
+
+    Returns:
+        The task, with the action repeat applied.
+
+    Raises:
+        ValueError: If `num_envs`, `action_repeat` or `episode_length` is below 1.
+    """
+    control_steps = environment.episode_length if episode_length is None else episode_length
+    if control_steps < 1:
+        raise ValueError(f"{name}: episode_length must be positive, got {control_steps}")
+    repeated = wrappers.ActionRepeat(environment, action_repeat)
+    length = -(-control_steps // action_repeat)
+    spec = types.TaskSpec(
+        name=name,
+        observation_size=environment.observation_size,
+        action_size=environment.action_size,
+        episode_length=length,
+        action_repeat=action_repeat,
+        discount=default_discount(length) if discount is None else discount,
+        can_terminate=environment.can_terminate,
+    )
+    return Task(spec=spec, environment=repeated, num_envs=num_envs)
+
+
+def default_discount(episode_length: int) -> float:
+    """Returns the discount for an episode length in agent steps (TD-MPC2, arXiv 2310.16828).
+
+    `clip((L / 5 - 1) / (L / 5), 0.95, 0.995)`: it looks about a fifth of the episode ahead.
+    """
+    fifth = episode_length / 5.0
+    return float(np.clip((fifth - 1.0) / fifth, 0.95, 0.995))

@@ -1,0 +1,133 @@
+"""Action repeat, padding, and what the adapters share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from m3po_jax.envs import base
+
+
+class ActionRepeat:
+    """Holds each action for several control steps of the simulator.
+
+    Rewards are summed. After a termination or a fault (a non-finite observation or reward) inside
+    the repeat, the observation and the termination stay as they were there and no reward is added;
+    the physics runs on, which is cheaper than a select over all of it, and nobody reads it:
+    an episode that ended is reset. `episode_length` still counts control steps.
+    """
+
+    def __init__(self, environment: base.Environment, num_repeats: int):
+        """Wraps an environment.
+
+        Args:
+            environment: Environment to wrap.
+            num_repeats: Control steps per action, at least 1.
+
+        Raises:
+            ValueError: If `num_repeats` is below 1.
+        """
+        if num_repeats < 1:
+            raise ValueError(f"num_repeats must be at least 1, got {num_repeats}")
+        self._environment = environment
+        self._num_repeats = num_repeats
+
+    @property
+    def observation_size(self) -> int:
+        """Size of the flat observation."""
+        return self._environment.observation_size
+
+    @property
+    def action_size(self) -> int:
+        """Size of the action."""
+        return self._environment.action_size
+
+    @property
+    def episode_length(self) -> int:
+        """Control steps of the simulator until truncation."""
+        return self._environment.episode_length
+
+    @property
+    def can_terminate(self) -> bool:
+        """Whether an episode can end by termination."""
+        return self._environment.can_terminate
+
+    def reset(self, key: jax.Array) -> base.EnvState:
+        """Starts an episode; see `Environment.reset`. The key is consumed."""
+        return self._environment.reset(key)
+
+    def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
+        """Advances by `num_repeats` control steps; see `Environment.step`."""
+
+        def repeat(
+            carry: tuple[base.EnvState, jax.Array], _: None
+        ) -> tuple[tuple[base.EnvState, jax.Array], None]:
+            last, live = carry
+            new = self._environment.step(last, action)
+            kept = base.EnvState(
+                physics=new.physics,
+                observation=jnp.where(live, new.observation, last.observation),
+                reward=last.reward + jnp.where(live, new.reward, 0.0),
+                termination=jnp.where(live, new.termination, last.termination),
+            )
+            live = live & (kept.termination == 0.0) & is_finite(kept)
+            return (kept, live), None
+
+        start = state.replace(reward=jnp.zeros_like(state.reward))
+        (last, _), _ = jax.lax.scan(
+            repeat, (start, jnp.asarray(True)), None, length=self._num_repeats
+        )
+        return last
+
+
+def is_finite(state: base.EnvState) -> jax.Array:
+    """Returns `[...]` whether a state, of leaves `[..., observation_size]` and `[...]`, is finite.
+
+    Only observation and reward are looked at: what is wrong in the physics gets there.
+    """
+    return jnp.all(jnp.isfinite(state.observation), axis=-1) & jnp.isfinite(state.reward)
+
+
+def pad_last(x: jax.Array, size: int) -> jax.Array:
+    """Appends zeros to the last axis.
+
+    Args:
+        x: `[..., n]`.
+        size: New size of the last axis, at least `n`.
+
+    Returns:
+        `[..., size]`.
+
+    Raises:
+        ValueError: If `size` is below `n`.
+    """
+    missing = size - x.shape[-1]
+    if missing < 0:
+        raise ValueError(f"cannot pad a last axis of {x.shape[-1]} to {size}")
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+
+
+def like(tree: Any, template: Any) -> Any:
+    """Casts every leaf to the dtype of `template`, without weak types.
+
+    Libraries mix Python floats and arrays between `reset` and `step`; a scan carry must not change.
+
+    Args:
+        tree: Pytree of arrays or Python scalars.
+        template: Pytree of the same structure, leaves with `dtype` and `shape`.
+
+    Returns:
+        `tree` with the dtypes of `template`.
+
+    Raises:
+        ValueError: If structure or a shape differs.
+    """
+
+    def cast(path: Any, x: Any, t: Any) -> jax.Array:
+        if jnp.shape(x) != t.shape:
+            raise ValueError(
+                f"shape of {jax.tree_util.keystr(path)} changed from {t.shape} to {jnp.shape(x)}"
+            )
+        return jax.lax.convert_element_type(x, t.dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, tree, template)

@@ -1,0 +1,1 @@
+"""Flax modules of the agent and the frozen bundle that initialises and applies them."""

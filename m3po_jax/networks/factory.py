@@ -1,0 +1,136 @@
+"""The frozen bundle of modules: initialisation and application as pure functions."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from m3po_jax.config import NetworkConfig, resolve_network
+from m3po_jax.networks.actor_critic import Actor, Critic
+from m3po_jax.networks.world_model import WorldModel
+from m3po_jax.ops.two_hot import Support
+from m3po_jax.types import Params, TaskSpec
+
+
+@flax.struct.dataclass
+class AgentParams:
+    """All learned parameters, by the update that owns them."""
+
+    world_model: Params  # embedding, encoder, dynamics, reward, termination and Q heads
+    policy: Params
+    critic: Params  # V_mf
+    exploration: Params  # Q_x
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Modules with their sizes. Every method is pure and takes its parameters first.
+
+    Leading axes are free and must agree between arguments. `u` is a pre-tanh action.
+
+    Attributes:
+        world_model: The implicit world model.
+        actor: The policy prior.
+        critic: The head of V_mf and of Q_x.
+        support: Bins of every two-hot head.
+        observation_size: Padded observation size O.
+        action_size: Padded action size A.
+        action_masks: 1 for active action dims, per task, K tuples of A numbers.
+    """
+
+    world_model: WorldModel
+    actor: Actor
+    critic: Critic
+    support: Support
+    observation_size: int
+    action_size: int
+    action_masks: tuple[tuple[float, ...], ...]
+
+    def init(self, key: jax.Array) -> AgentParams:
+        """Draws all parameters. The key is consumed."""
+        keys = jax.random.split(key, 4)
+        observation = jnp.zeros((1, self.observation_size))
+        u = jnp.zeros((1, self.action_size))
+        task_id = jnp.zeros((1,), jnp.int32)
+        e = jnp.zeros((1, self.world_model.embedding_size))
+        z = jnp.zeros((1, self.world_model.latent_size))
+        init = self.world_model.init(keys[0], observation, u, task_id, method="initialize")
+        return AgentParams(
+            world_model=init["params"],
+            policy=self.actor.init(keys[1], z, e, u)["params"],
+            critic=self.critic.init(keys[2], z, e)["params"],
+            exploration=self.critic.init(keys[3], z, u, e)["params"],
+        )
+
+    def action_mask(self, task_id: jax.Array) -> jax.Array:
+        """Masks `[..., A]` of tasks `[...]`."""
+        return jnp.asarray(self.action_masks, jnp.float32)[task_id]
+
+    def apply_model(self, params: Params, method: str, *args: jax.Array, **kwargs: Any) -> Any:
+        """Calls a method of the world model by name."""
+        return self.world_model.apply({"params": params}, *args, method=method, **kwargs)
+
+    def embed(self, params: Params, task_id: jax.Array) -> jax.Array:
+        """Task embeddings `[..., E]`; `params` are the world model's."""
+        return self.apply_model(params, "embed", task_id)
+
+    def encode(self, params: Params, observation: jax.Array, e: jax.Array) -> jax.Array:
+        """Latents `[..., Z]`; `params` are the world model's."""
+        return self.apply_model(params, "encode", observation, e)
+
+    def policy(
+        self, params: Params, z: jax.Array, e: jax.Array, action_mask: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mean and std `[..., A]` of the pre-tanh policy; `params` are the policy's."""
+        return self.actor.apply({"params": params}, z, e, action_mask)
+
+    def value_logits(self, params: Params, z: jax.Array, e: jax.Array) -> jax.Array:
+        """Two-hot logits of V_mf; `params` are the critic's."""
+        return self.critic.apply({"params": params}, z, e)
+
+    def exploration_logits(
+        self, params: Params, z: jax.Array, a: jax.Array, e: jax.Array
+    ) -> jax.Array:
+        """Two-hot logits of Q_x for the executed action `a`; `params` are Q_x's."""
+        return self.critic.apply({"params": params}, z, a, e)
+
+
+def make_networks(
+    specs: Sequence[TaskSpec], action_masks: np.ndarray, observation_size: int, cfg: NetworkConfig
+) -> Networks:
+    """Builds the bundle for a set of tasks.
+
+    Args:
+        specs: The tasks, in the order of their ids.
+        action_masks: 1 for active action dims `[K, A]`.
+        observation_size: Padded observation size O.
+        cfg: Sizes; zeros are taken from the preset `cfg.size`.
+    """
+    cfg = resolve_network(cfg, len(specs))
+    world_model = WorldModel(
+        num_tasks=len(specs),
+        embedding_size=cfg.embedding_size,
+        latent_size=cfg.latent_size,
+        encoder_width=cfg.encoder_width,
+        encoder_layers=cfg.encoder_layers,
+        mlp_width=cfg.mlp_width,
+        num_q=cfg.num_q,
+        num_bins=cfg.num_bins,
+        simplex_size=cfg.simplex_size,
+        dropout=cfg.dropout,
+        has_termination=any(spec.can_terminate for spec in specs),
+    )
+    action_size = int(action_masks.shape[-1])
+    return Networks(
+        world_model=world_model,
+        actor=Actor(cfg.mlp_width, action_size, cfg.log_std_min, cfg.log_std_max),
+        critic=Critic(cfg.mlp_width, cfg.num_bins),
+        support=Support(cfg.support_low, cfg.support_high, cfg.num_bins),
+        observation_size=observation_size,
+        action_size=action_size,
+        action_masks=tuple(tuple(float(x) for x in row) for row in action_masks),
+    )

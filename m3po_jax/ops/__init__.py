@@ -1,0 +1,1 @@
+"""Pure array maths: no state, no networks, nothing else of this package."""

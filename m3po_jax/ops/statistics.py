@@ -1,0 +1,287 @@
+"""Masked, per-task and running statistics.
+
+Masks are 0/1 floats or booleans; an entry that is masked out never reaches a result, NaN included.
+Running statistics are exponential averages with the start-up bias removed: after n updates, update
+i weighs `decay^(n - i)` relative to the newest. A task without samples keeps its state.
+"""
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+Axis = int | tuple[int, ...] | None
+
+
+def masked_mean(x: chex.Array, mask: chex.Array, axis: Axis = None) -> jax.Array:
+    """Mean of the entries of `x` whose mask is 1; 0 where there are none.
+
+    Args:
+        x: Floats `[...]`.
+        mask: 0/1 or boolean, of the shape of `x`.
+        axis: Axes to reduce; None reduces all.
+
+    Returns:
+        Means over `axis`.
+    """
+    chex.assert_equal_shape([x, mask])
+    chex.assert_type(x, float)
+    active = jnp.asarray(mask).astype(bool)
+    count = jnp.sum(active, axis=axis, dtype=jnp.float32)
+    return jnp.sum(jnp.where(active, x, 0.0), axis=axis) / jnp.maximum(count, 1.0)
+
+
+def masked_std(x: chex.Array, mask: chex.Array, axis: Axis = None) -> jax.Array:
+    """Population standard deviation of the entries whose mask is 1; 0 where there are none.
+
+    Args:
+        x: Floats `[...]`.
+        mask: 0/1 or boolean, of the shape of `x`.
+        axis: Axes to reduce; None reduces all.
+
+    Returns:
+        Standard deviations over `axis`.
+    """
+    chex.assert_equal_shape([x, mask])
+    # Cleared before the square: a masked NaN would come back through its gradient.
+    x = jnp.where(jnp.asarray(mask).astype(bool), x, 0.0)
+    mean = jnp.expand_dims(masked_mean(x, mask, axis), _reduced_axes(x, axis))
+    return _safe_sqrt(masked_mean(jnp.square(x - mean), mask, axis))
+
+
+def per_task_moments(
+    x: chex.Array, task_id: chex.Array, mask: chex.Array, *, num_tasks: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, population standard deviation and number of the unmasked samples of each task.
+
+    Args:
+        x: Floats `[...]`.
+        task_id: Integers in [0, num_tasks), of the shape of `x`.
+        mask: 0/1 or boolean, of the shape of `x`.
+        num_tasks: Number of tasks K.
+
+    Returns:
+        `(mean [K], std [K], count [K])`, all float; mean and std are 0 where count is 0.
+    """
+    mean, variance, count = _per_task_mean_variance(x, task_id, mask, num_tasks)
+    return mean, _safe_sqrt(variance), count
+
+
+def normalize_per_task(
+    x: chex.Array,
+    task_id: chex.Array,
+    mask: chex.Array,
+    *,
+    num_tasks: int,
+    epsilon: float = 1e-6,
+) -> jax.Array:
+    """Shifts and scales the samples of each task to mean 0 and standard deviation 1.
+
+    Args:
+        x: Floats `[...]`.
+        task_id: Integers in [0, num_tasks), of the shape of `x`.
+        mask: 0/1 or boolean, of the shape of `x`.
+        num_tasks: Number of tasks K.
+        epsilon: Added to the standard deviation.
+
+    Returns:
+        `(x - mean_k) / (std_k + epsilon)` of the shape of `x`, 0 where masked out.
+    """
+    mean, std, _ = per_task_moments(x, task_id, mask, num_tasks=num_tasks)
+    normalized = (x - mean[task_id]) / (std[task_id] + epsilon)
+    return jnp.where(jnp.asarray(mask).astype(bool), normalized, 0.0)
+
+
+@flax.struct.dataclass
+class RunningMoments:
+    """Running mean and variance of each task.
+
+    `weight` is the total weight of the updates so far, `1 - decay^n`; 0 means no sample yet, with
+    mean 0 and variance 1, so that normalising by the state changes nothing.
+    """
+
+    mean: jax.Array  # [K]
+    variance: jax.Array  # [K], of samples, not of batch means
+    weight: jax.Array  # [K] in [0, 1)
+
+    @property
+    def std(self) -> jax.Array:
+        """Standard deviations `[K]`."""
+        return _safe_sqrt(self.variance)
+
+
+def init_running_moments(num_tasks: int) -> RunningMoments:
+    """Returns the state before any sample, for `num_tasks` tasks."""
+    # Three arrays, not one used thrice: a donated state must not hold a buffer twice.
+    return RunningMoments(
+        mean=jnp.zeros(num_tasks), variance=jnp.ones(num_tasks), weight=jnp.zeros(num_tasks)
+    )
+
+
+def update_running_moments(
+    state: RunningMoments,
+    x: chex.Array,
+    task_id: chex.Array,
+    mask: chex.Array,
+    *,
+    decay: float,
+) -> RunningMoments:
+    """Folds one batch of samples into the running moments; no gradient flows into the state.
+
+    The variance is that of the weighted mixture of batches (the spread between batch means
+    included), updated without the cancellation of `E[x^2] - E[x]^2`.
+
+    Args:
+        state: Running moments of K tasks.
+        x: Samples `[...]`.
+        task_id: Integers in [0, K), of the shape of `x`.
+        mask: 0/1 or boolean, of the shape of `x`.
+        decay: Weight of the past per update, in [0, 1); 0 keeps the newest batch alone.
+
+    Returns:
+        The new state.
+
+    Raises:
+        ValueError: If `decay` is outside [0, 1).
+    """
+    mean, variance, count = _per_task_mean_variance(
+        jax.lax.stop_gradient(x), task_id, mask, state.mean.shape[0]
+    )
+    rate, weight = _debiased_rate(state.weight, count > 0, decay)
+    shift = mean - state.mean
+    return RunningMoments(
+        mean=state.mean + rate * shift,
+        variance=(1.0 - rate) * (state.variance + rate * jnp.square(shift)) + rate * variance,
+        weight=weight,
+    )
+
+
+@flax.struct.dataclass
+class RunningScale:
+    """Running 5th-to-95th percentile range of each task.
+
+    `weight` is the total weight of the updates so far, `1 - decay^n`; 0 means no sample yet.
+    """
+
+    spread: jax.Array  # [K]
+    weight: jax.Array  # [K] in [0, 1)
+
+    @property
+    def scale(self) -> jax.Array:
+        """Divisors `[K]`: the range, at least 1, so that small values are never blown up."""
+        return jnp.maximum(self.spread, 1.0)
+
+
+def init_running_scale(num_tasks: int) -> RunningScale:
+    """Returns the state before any sample, of scale 1, for `num_tasks` tasks."""
+    return RunningScale(spread=jnp.zeros(num_tasks), weight=jnp.zeros(num_tasks))
+
+
+def update_running_scale(
+    state: RunningScale,
+    x: chex.Array,
+    task_id: chex.Array,
+    mask: chex.Array,
+    *,
+    decay: float,
+) -> RunningScale:
+    """Folds one batch of values into the running range, as TD-MPC2 does (arXiv 2310.16828).
+
+    Args:
+        state: Running ranges of K tasks.
+        x: Samples `[...]`; no gradient flows into the state.
+        task_id: Integers in [0, K), of the shape of `x`.
+        mask: 0/1 or boolean, of the shape of `x`.
+        decay: Weight of the past per update, in [0, 1); 0 keeps the newest batch alone.
+
+    Returns:
+        The new state.
+
+    Raises:
+        ValueError: If `decay` is outside [0, 1).
+    """
+    (low, high), count = _per_task_quantiles(
+        jax.lax.stop_gradient(x), task_id, mask, state.spread.shape[0], (0.05, 0.95)
+    )
+    rate, weight = _debiased_rate(state.weight, count > 0, decay)
+    # Selected, not multiplied by a rate of 0: an empty task's quantiles are a neighbour's values.
+    spread = jnp.where(count > 0, state.spread + rate * (high - low - state.spread), state.spread)
+    return RunningScale(spread=spread, weight=weight)
+
+
+def _safe_sqrt(x: jax.Array) -> jax.Array:
+    """Square root with gradient 0, not infinity, at 0 (the spread of equal samples)."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def _reduced_axes(x: chex.Array, axis: Axis) -> tuple[int, ...]:
+    """Returns the axes that a reduction over `axis` removes."""
+    if axis is None:
+        return tuple(range(jnp.ndim(x)))
+    return (axis,) if isinstance(axis, int) else axis
+
+
+def _debiased_rate(
+    weight: jax.Array, has_samples: jax.Array, decay: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the step sizes `[K]` of a debiased average (1 at first, 0 without samples)."""
+    if not 0.0 <= decay < 1.0:
+        raise ValueError(f"decay must lie in [0, 1), got {decay}.")
+    new_weight = decay * weight + (1.0 - decay)
+    rate = jnp.where(has_samples, (1.0 - decay) / new_weight, 0.0)
+    return rate, jnp.where(has_samples, new_weight, weight)
+
+
+def _membership(
+    x: chex.Array, task_id: chex.Array, mask: chex.Array, num_tasks: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns flat samples `[N]` (0 where masked) and which task each counts for `[N, K]`."""
+    chex.assert_equal_shape([x, task_id, mask])
+    chex.assert_type([x, task_id], [float, int])
+    active = jnp.ravel(mask).astype(bool)
+    task_id = jnp.ravel(task_id)
+    # A dense comparison: few tasks, no scatter, and sums in one fixed order on every backend.
+    member = active[:, None] & (
+        task_id[:, None] == jnp.arange(num_tasks, dtype=task_id.dtype)[None]
+    )
+    return jnp.where(active, jnp.ravel(x), 0.0), member
+
+
+def _per_task_mean_variance(
+    x: chex.Array, task_id: chex.Array, mask: chex.Array, num_tasks: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns mean, population variance and count `[K]` of the unmasked samples of each task."""
+    x, member = _membership(x, task_id, mask, num_tasks)
+    count = jnp.sum(member, axis=0, dtype=x.dtype)
+    divisor = jnp.maximum(count, 1.0)
+    mean = jnp.sum(jnp.where(member, x[:, None], 0.0), axis=0) / divisor
+    deviation = jnp.where(member, x[:, None] - mean[None], 0.0)
+    return mean, jnp.sum(jnp.square(deviation), axis=0) / divisor, count
+
+
+def _per_task_quantiles(
+    x: chex.Array,
+    task_id: chex.Array,
+    mask: chex.Array,
+    num_tasks: int,
+    quantiles: tuple[float, ...],
+) -> tuple[list[jax.Array], jax.Array]:
+    """Returns the quantiles (linear interpolation) and the count `[K]` of each task's samples."""
+    x, member = _membership(x, task_id, mask, num_tasks)
+    count = jnp.sum(member, axis=0, dtype=jnp.int32)
+    # One sort by (task, value) makes every task a sorted run; masked samples go behind the last.
+    run = jnp.where(jnp.any(member, axis=1), jnp.ravel(task_id), num_tasks)
+    _, ordered = jax.lax.sort((run, x), num_keys=2)
+    start = jnp.cumsum(count) - count
+    last = start + jnp.maximum(count - 1, 0)
+
+    def at(quantile: float) -> jax.Array:
+        position = quantile * jnp.maximum(count - 1, 0).astype(x.dtype)
+        below = jnp.floor(position)
+        lower = start + below.astype(jnp.int32)
+        upper = jnp.minimum(lower + 1, last)
+        low, high = ordered[lower], ordered[upper]
+        return low + (position - below) * (high - low)
+
+    return [at(quantile) for quantile in quantiles], count

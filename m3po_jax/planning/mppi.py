@@ -1,0 +1,184 @@
+"""MPPI with policy samples and elites (ALGORITHM section 2; TD-MPC2, arXiv 2310.16828).
+
+The planner knows no model: it takes any `LatentModel`. It plans *pre-tanh* actions, so that the
+action that it executes has an exact Gaussian density. It is written for one state; batch it with
+`jax.vmap`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from m3po_jax.config import PlannerConfig
+from m3po_jax.types import LatentModel
+
+# Scores the actions u [N, A] in the latents z [N, Z] with an exploration value [N].
+ExplorationValue = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Plan(NamedTuple):
+    """The planner's answer for one state."""
+
+    u: jax.Array  # [A] pre-tanh action to execute
+    mean: jax.Array  # [A] mean of the Gaussian that drew u; equals u if not exploring
+    std: jax.Array  # [A] its standard deviation; zero if not exploring
+    plan_mean: jax.Array  # [H, A] mean of the final plan, for the next warm start
+    plan_std: jax.Array  # [H, A]
+    returns: jax.Array  # [N] predicted returns of the last population, unscaled
+    value: jax.Array  # [] predicted return of the elite whose first action was taken
+
+
+class _Population(NamedTuple):
+    u: jax.Array  # [N, H, A]
+    returns: jax.Array  # [N]
+    scores: jax.Array  # [N] scaled returns plus exploration
+
+
+def mppi_plan(
+    model: LatentModel,
+    z: jax.Array,
+    context: Any,
+    plan_mean: jax.Array,
+    key: jax.Array,
+    *,
+    action_mask: jax.Array,
+    discount: jax.Array | float,
+    return_scale: jax.Array | float,
+    cfg: PlannerConfig,
+    explore: bool,
+    exploration_value: ExplorationValue | None = None,
+) -> Plan:
+    """Plans from one latent state.
+
+    Args:
+        model: The latent model.
+        z: The state's latent `[Z]`.
+        context: What the model needs of the task, unbatched.
+        plan_mean: Mean `[H, A]` to start from (see `warm_start.shift`).
+        key: Consumed.
+        action_mask: 1 for active action dims `[A]`; the others stay zero.
+        discount: Discount per step `[]`.
+        return_scale: Unit of the returns `[]`: `cfg.temperature` is measured in it.
+        cfg: Sizes of the search.
+        explore: True: execute an elite drawn by score, plus noise. False: the best elite.
+        exploration_value: Adds its mean along the imagined path to the scaled score. `None` adds
+            nothing.
+
+    Returns:
+        The plan.
+    """
+    keys = jax.random.split(key, cfg.iterations + 2)
+    score = _scorer(model, z, context, discount, return_scale, exploration_value)
+    # A policy sample's return is the same in every iteration, so it is predicted once.
+    prior_key, value_key = jax.random.split(keys[0])
+    prior = score(_policy_samples(model, z, context, prior_key, action_mask, cfg), value_key)
+    mean, std = plan_mean, jnp.full_like(plan_mean, cfg.max_std)
+    num_new = cfg.num_samples - cfg.num_policy_samples
+    for iteration in range(cfg.iterations):
+        noise_key, value_key = jax.random.split(keys[1 + iteration])
+        noise = jax.random.normal(noise_key, (num_new, *mean.shape))
+        new = score((mean + std * noise) * action_mask, value_key)
+        population = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), prior, new)
+        elites = _elites(population, cfg.num_elites)
+        weights = jax.nn.softmax(elites.scores / cfg.temperature)
+        mean = jnp.einsum("n,nha->ha", weights, elites.u)
+        variance = jnp.einsum("n,nha->ha", weights, (elites.u - mean) ** 2)
+        std = jnp.clip(jnp.sqrt(variance), cfg.min_std, cfg.max_std) * action_mask
+
+    pick_key, noise_key = jax.random.split(keys[-1])
+    if explore:
+        index = jax.random.categorical(pick_key, elites.scores / cfg.temperature)
+        first_std = std[0]
+    else:
+        index = jnp.argmax(elites.scores)
+        first_std = jnp.zeros_like(std[0])
+    first_mean = elites.u[index, 0]
+    u = first_mean + first_std * jax.random.normal(noise_key, first_mean.shape)
+    return Plan(u, first_mean, first_std, mean, std, population.returns, elites.returns[index])
+
+
+def predicted_return(
+    model: LatentModel,
+    z: jax.Array,
+    context: Any,
+    u: jax.Array,
+    key: jax.Array,
+    *,
+    discount: jax.Array | float,
+    exploration_value: ExplorationValue | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Scores action sequences from one state.
+
+    `G = sum_h gamma^h c_h r_h + gamma^H c_H Q(z_H, pi(z_H))`, with c_h the predicted probability
+    that step h is reached.
+
+    Args:
+        model: The latent model.
+        z: The state's latent `[Z]`.
+        context: What the model needs of the task.
+        u: Pre-tanh action sequences `[N, H, A]`.
+        key: Consumed; draws the action of the final value.
+        discount: Discount per step.
+        exploration_value: See `mppi_plan`.
+
+    Returns:
+        Returns `[N]` and the mean exploration value along the path `[N]` (zero without one).
+    """
+    num_samples, horizon = u.shape[:2]
+    z = jnp.broadcast_to(z, (num_samples, *z.shape))
+    total = jnp.zeros(num_samples)
+    exploration = jnp.zeros(num_samples)
+    weight = jnp.ones(num_samples)
+    for step in range(horizon):
+        if exploration_value is not None:
+            exploration += exploration_value(z, u[:, step]) / horizon
+        z, reward, continuation = model.next(z, u[:, step], context)
+        total += weight * reward
+        weight *= discount * continuation
+    mean, std = model.policy(z, context)
+    last = mean + std * jax.random.normal(key, mean.shape)
+    return total + weight * model.value(z, last, context), exploration
+
+
+def _scorer(
+    model: LatentModel,
+    z: jax.Array,
+    context: Any,
+    discount: jax.Array | float,
+    return_scale: jax.Array | float,
+    exploration_value: ExplorationValue | None,
+) -> Callable[[jax.Array, jax.Array], _Population]:
+    def score(u: jax.Array, key: jax.Array) -> _Population:
+        returns, exploration = predicted_return(
+            model, z, context, u, key, discount=discount, exploration_value=exploration_value
+        )
+        return _Population(u, returns, returns / return_scale + exploration)
+
+    return score
+
+
+def _policy_samples(
+    model: LatentModel,
+    z: jax.Array,
+    context: Any,
+    key: jax.Array,
+    action_mask: jax.Array,
+    cfg: PlannerConfig,
+) -> jax.Array:
+    """Follows the stochastic policy: pre-tanh actions `[num_policy_samples, H, A]`."""
+    z = jnp.broadcast_to(z, (cfg.num_policy_samples, *z.shape))
+    actions = []
+    for step, step_key in enumerate(jax.random.split(key, cfg.horizon)):
+        mean, std = model.policy(z, context)
+        u = (mean + std * jax.random.normal(step_key, mean.shape)) * action_mask
+        actions.append(u)
+        if step + 1 < cfg.horizon:
+            z, _, _ = model.next(z, u, context)
+    return jnp.stack(actions, axis=1)
+
+
+def _elites(population: _Population, num_elites: int) -> _Population:
+    _, index = jax.lax.top_k(population.scores, num_elites)
+    return jax.tree.map(lambda x: x[index], population)

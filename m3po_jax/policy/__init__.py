@@ -1,0 +1,1 @@
+"""The trust-region policy update and the value-discrepancy bonus."""

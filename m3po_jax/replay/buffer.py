@@ -1,0 +1,206 @@
+"""On-device ring buffer of real steps: one compiled write per unroll, windows per task.
+
+Not flashbax, because this needs windows uniform over tasks, a mask at episode ends, and one scalar
+cursor, so that the environment axis can be sharded as it is.
+"""
+
+from typing import Any
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from m3po_jax.types import Window
+
+STORED_FIELDS = (
+    "observation",
+    "pre_tanh_action",
+    "reward",
+    "termination",
+    "truncation",
+    "valid",
+    "next_observation",
+)
+
+
+@flax.struct.dataclass
+class ReplayState:
+    """Ring buffer over the last C steps of each of B environments, all at the same cursor."""
+
+    data: dict[str, jax.Array]  # STORED_FIELDS, each [B, C, ...]
+    cursor: jax.Array  # [] int32, where the next unroll is written
+    size: jax.Array  # [] int32, steps held of each environment, at most C
+
+
+def capacity_per_env(capacity: int, batch_size: int, unroll_length: int) -> int:
+    """Steps per environment that fit in `capacity` transitions, in whole unrolls.
+
+    Args:
+        capacity: Transitions over all environments.
+        batch_size: Environments B over all tasks.
+        unroll_length: Steps T of one write.
+
+    Returns:
+        The largest multiple of `unroll_length` with `batch_size * result <= capacity`.
+
+    Raises:
+        ValueError: If not even one unroll fits.
+    """
+    unrolls = capacity // (batch_size * unroll_length)
+    if unrolls < 1:
+        raise ValueError(
+            f"A replay capacity of {capacity} transitions holds no unroll of {unroll_length} steps "
+            f"of {batch_size} environments; it needs at least {batch_size * unroll_length}."
+        )
+    return unrolls * unroll_length
+
+
+def init(example: Any, *, batch_size: int, capacity_per_env: int) -> ReplayState:
+    """Allocates an empty buffer.
+
+    Args:
+        example: A `Trajectory` of arrays or `jax.ShapeDtypeStruct`, leaves `[T, B, ...]`; only
+            shapes and dtypes are read.
+        batch_size: Environments B over all tasks.
+        capacity_per_env: Steps C held of each environment, a multiple of T.
+
+    Returns:
+        The empty state.
+
+    Raises:
+        ValueError: If the example has another batch size, or T does not divide C.
+    """
+    unroll_length, example_batch = example.reward.shape
+    if example_batch != batch_size:
+        raise ValueError(f"The example holds {example_batch} environments, not {batch_size}.")
+    if capacity_per_env % unroll_length != 0:
+        raise ValueError(
+            f"capacity_per_env={capacity_per_env} is no multiple of the unroll {unroll_length}."
+        )
+
+    def allocate(leaf: Any) -> jax.Array:
+        return jnp.zeros((batch_size, capacity_per_env, *leaf.shape[2:]), leaf.dtype)
+
+    return ReplayState(
+        data={name: allocate(getattr(example, name)) for name in STORED_FIELDS},
+        cursor=jnp.zeros((), jnp.int32),
+        size=jnp.zeros((), jnp.int32),
+    )
+
+
+def add(state: ReplayState, trajectory: Any) -> ReplayState:
+    """Writes one unroll over the oldest steps; in place where `state` is donated.
+
+    Args:
+        state: Buffer of B environments and C steps.
+        trajectory: A `Trajectory` with leaves `[T, B, ...]`, following the last one written. T
+            must be the same in every call and divide C, so that no write wraps around.
+
+    Returns:
+        The new state.
+
+    Raises:
+        ValueError: If T does not divide C.
+    """
+    unroll_length = trajectory.reward.shape[0]
+    batch_size, capacity = state.data["reward"].shape
+    chex.assert_shape(trajectory.reward, (unroll_length, batch_size))
+    if capacity % unroll_length != 0:
+        raise ValueError(f"An unroll of {unroll_length} steps does not divide C={capacity}.")
+
+    def write(stored: jax.Array, new: jax.Array) -> jax.Array:
+        new = jnp.swapaxes(new, 0, 1)
+        return jax.lax.dynamic_update_slice_in_dim(stored, new, state.cursor, axis=1)
+
+    return ReplayState(
+        data={name: write(state.data[name], getattr(trajectory, name)) for name in STORED_FIELDS},
+        cursor=(state.cursor + unroll_length) % capacity,
+        size=jnp.minimum(state.size + unroll_length, capacity),
+    )
+
+
+def sample(
+    state: ReplayState,
+    key: chex.PRNGKey,
+    *,
+    batch_size: int,
+    window: int,
+    num_envs: tuple[int, ...],
+) -> Window:
+    """Draws windows of consecutive steps, uniformly over tasks, then environments, then starts.
+
+    Tasks are stratified: each gets `batch_size // K` windows, and the remainder goes to distinct
+    random tasks. Windows lie in task order 0, 1, ..., K-1, 0, 1, ..., so that contiguous
+    minibatches are balanced as well. No window crosses the write head.
+
+    Args:
+        state: Buffer of B environments.
+        key: Random key, consumed.
+        batch_size: Windows drawn over all tasks.
+        window: Steps W of a window, at most C.
+        num_envs: Environments of each of the K tasks, contiguous along the axis B; sums to B.
+
+    Returns:
+        The windows. Their mask is 1 until an episode ends, the end included, and while every step
+        is valid; it is 0 everywhere while the buffer holds under W steps.
+
+    Raises:
+        ValueError: If `num_envs` does not sum to B, or W exceeds C.
+    """
+    num_stored, capacity = state.data["reward"].shape
+    if sum(num_envs) != num_stored:
+        raise ValueError(f"num_envs={num_envs} must sum to the {num_stored} environments stored.")
+    if not 1 <= window <= capacity:
+        raise ValueError(f"A window of {window} steps must lie in [1, {capacity}].")
+    task_key, env_key, start_key = jax.random.split(key, 3)
+    task_id = _stratified_tasks(task_key, batch_size, len(num_envs))
+    counts = jnp.asarray(num_envs, jnp.int32)
+    offsets = jnp.cumsum(counts) - counts
+    env = offsets[task_id] + jax.random.randint(env_key, (batch_size,), 0, counts[task_id])
+    # Starts are counted from the oldest step held, so the write head is never inside a window.
+    starts = jnp.maximum(state.size - window + 1, 1)
+    start = jax.random.randint(start_key, (batch_size,), 0, starts)
+    oldest = jnp.where(state.size == capacity, state.cursor, 0)
+    step = (oldest + start[None, :] + jnp.arange(window, dtype=jnp.int32)[:, None]) % capacity
+    fields = {name: leaf[env[None, :], step] for name, leaf in state.data.items()}
+    mask = window_mask(fields["termination"], fields["truncation"], fields["valid"])
+    return Window(
+        observation=fields["observation"],
+        pre_tanh_action=fields["pre_tanh_action"],
+        reward=fields["reward"],
+        termination=fields["termination"],
+        next_observation=fields["next_observation"],
+        task_id=task_id,
+        mask=jnp.where(state.size >= window, mask, 0.0),
+    )
+
+
+def window_mask(termination: chex.Array, truncation: chex.Array, valid: chex.Array) -> jax.Array:
+    """Steps of a time-major window that belong to its first episode and follow no fault.
+
+    Args:
+        termination: `[W, ...]` float 0 or 1.
+        truncation: `[W, ...]` float 0 or 1.
+        valid: `[W, ...]` float 0 or 1.
+
+    Returns:
+        `[W, ...]` float: 1 at step t where no episode ended before t and all steps up to and
+        including t are valid.
+    """
+    chex.assert_equal_shape([termination, truncation, valid])
+    goes_on = (1.0 - termination) * (1.0 - truncation)
+    reached = jnp.concatenate([jnp.ones_like(goes_on[:1]), goes_on[:-1]])
+    return jnp.cumprod(reached * valid, axis=0)
+
+
+def num_bytes(state: ReplayState) -> int:
+    """Bytes that the stored steps take, also of a `jax.eval_shape` of `init`."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.data))
+
+
+def _stratified_tasks(key: chex.PRNGKey, batch_size: int, num_tasks: int) -> jax.Array:
+    """Returns task ids `[batch_size]`: whole rounds of all tasks, then distinct random ones."""
+    rounds = jnp.tile(jnp.arange(num_tasks, dtype=jnp.int32), batch_size // num_tasks)
+    permuted = jax.random.permutation(key, num_tasks).astype(jnp.int32)
+    return jnp.concatenate([rounds, permuted[: batch_size % num_tasks]])

@@ -1,0 +1,177 @@
+"""Checkpoints: a thin wrapper over Orbax that never restarts in silence."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from m3po_jax.config import UserError
+from m3po_jax.training.workdir import CHECKPOINT_FOLDER
+
+State = TypeVar("State")
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be written or read; the text names it and says what to do."""
+
+
+class Checkpointer:
+    """Saves and restores the whole training state in `WORKDIR/checkpoints/STEP`.
+
+    A checkpoint is written beside and renamed into place, so a kill leaves the older ones whole.
+    Writing blocks: the training step donates its state, and a write that goes on in the background
+    could read buffers that were given away.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], *, max_to_keep: int = 2):
+        """Opens the folder, which is made when missing; keeps the newest `max_to_keep`."""
+        self._folder = pathlib.Path(workdir).absolute() / CHECKPOINT_FOLDER
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep, enable_async_checkpointing=False
+        )
+        # named here, so that a new process can read metadata before it restores
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(
+                self._folder, options=options, item_handlers=handlers
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"cannot use the checkpoint folder {self._folder}: {error}; make it writable, or "
+                "give another --workdir"
+            ) from error
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest finished checkpoint, None where there is none."""
+        step = self._manager.latest_step()
+        return None if step is None else int(step)
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+        """Saves a checkpoint; does nothing where that step is saved already.
+
+        Args:
+            step: Number of the checkpoint, growing.
+            state: Any pytree of arrays, typed PRNG keys included.
+            meta: What else to know, as JSON.
+
+        Raises:
+            CheckpointError: It could not be written, as on a full disk.
+        """
+        if step in self._manager.all_steps():
+            return
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+        )
+        try:
+            saved = self._manager.save(step, args=arguments, force=True)
+        except Exception as error:  # Orbax passes on whatever its file layers raise
+            raise CheckpointError(
+                f"cannot write the checkpoint {self._folder / str(step)}: {_first_line(error)}; "
+                "see that the disk has room and the folder can be written, then run the same "
+                "command again: it goes on from the checkpoint before"
+            ) from error
+        if not saved:
+            raise CheckpointError(f"Orbax declined to write checkpoint {self._folder / str(step)}")
+
+    def restore_latest(self, abstract_state: State) -> tuple[State, dict[str, Any]] | None:
+        """Restores the newest checkpoint.
+
+        Args:
+            abstract_state: The state's pytree, of arrays or of `jax.ShapeDtypeStruct`. A leaf
+                goes where its sharding says, without one to the first device.
+
+        Returns:
+            State and meta, or None where no checkpoint was ever saved.
+
+        Raises:
+            CheckpointError: The newest checkpoint is damaged or holds another state. An older one
+                is not taken in its place unless the user removes the newest.
+        """
+        step = self.latest_step()
+        if step is None:
+            return None
+        abstract = jax.tree.map(_placed, abstract_state)
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+        )
+        try:
+            stored = _leaves(self._manager.item_metadata(step)["state"].tree)
+            asked = _leaves(abstract)
+            # Orbax would cast another dtype in silence
+            if stored != asked:
+                raise CheckpointError(
+                    f"the checkpoint {self._folder / str(step)} holds another state than this "
+                    f"config or version makes: {_differences(stored, asked)}; go on with the "
+                    "version that wrote it, or start anew with --overwrite"
+                )
+            restored = self._manager.restore(step, args=arguments)
+        except CheckpointError:
+            raise
+        except Exception as error:  # Orbax passes on whatever its file layers raise
+            raise self._unreadable(step, error) from error
+        return restored["state"], dict(restored["meta"])
+
+    def wait(self) -> None:
+        """Blocks until all that was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and frees Orbax's threads."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpointer":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the manager."""
+        self.close()
+
+    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+        older = [other for other in self._manager.all_steps() if other != step]
+        remedy = (
+            f"remove that folder to go on from checkpoint {max(older)}"
+            if older
+            else "there is no older one, so start anew with --overwrite"
+        )
+        return CheckpointError(
+            f"the checkpoint {self._folder / str(step)} cannot be read: {_first_line(error)}; "
+            f"{remedy}"
+        )
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
+        jax.devices()[0]
+    )
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Returns 'dtype[shape]' of each leaf by its path; typed keys count as the words they hold."""
+    leaves = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        leaves[name] = f"{leaf.dtype}{list(leaf.shape)}"
+    return leaves
+
+
+def _differences(stored: Mapping[str, str], asked: Mapping[str, str]) -> str:
+    names = [name for name in {**stored, **asked} if stored.get(name) != asked.get(name)]
+    listed = [
+        f"{name} is {stored.get(name, 'absent')} there and {asked.get(name, 'absent')} here"
+        for name in names[:3]
+    ]
+    return "; ".join(listed) + (f"; {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

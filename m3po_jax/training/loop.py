@@ -1,0 +1,349 @@
+"""The run: compile, train, evaluate, write down, save; and evaluation of a saved run."""
+
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from m3po_jax.config import Config
+from m3po_jax.envs import registry, scores
+from m3po_jax.envs.multitask import MultiTaskEnv
+from m3po_jax.networks.factory import Networks, make_networks
+from m3po_jax.replay import buffer
+from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.evaluate import Episodes, evaluate
+from m3po_jax.training.metrics import MetricsWriter, Progress, evaluation_table, read_evaluations
+from m3po_jax.training.state import (
+    AgentState,
+    Optimizers,
+    TrainState,
+    init_train_state,
+    make_optimizers,
+)
+from m3po_jax.training.train_step import env_steps_per_iteration, make_train_step
+
+# Sums over the iterations that one line of metrics.csv covers; the other metrics are averaged.
+_SUMMED = ("rollout/episodes", "rollout/faults")
+# Evaluations draw from a stream of their own, which training never touches.
+_EVALUATION_STREAM = 0x5EED
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config brought to life.
+
+    Attributes:
+        config: The settings.
+        env: Environments of training.
+        networks: The bundle of modules.
+        optimizers: One optimizer per set of parameters.
+    """
+
+    config: Config
+    env: MultiTaskEnv
+    networks: Networks
+    optimizers: Optimizers
+
+    def init(self, key: jax.Array) -> TrainState:
+        """State before the first step. The key is consumed."""
+        return init_train_state(self.env, self.networks, self.optimizers, self.config, key)
+
+    def state_shapes(self) -> TrainState:
+        """The state's shapes, as `jax.ShapeDtypeStruct`s; nothing is computed."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    @property
+    def env_steps_per_iteration(self) -> int:
+        """Simulator steps of one iteration over all tasks, action repeats counted."""
+        return env_steps_per_iteration(self.env, self.config)
+
+    @property
+    def num_iterations(self) -> int:
+        """Iterations until `total_env_steps` is reached or passed."""
+        return -(-self.config.train.total_env_steps // self.env_steps_per_iteration)
+
+
+def make_experiment(config: Config) -> Experiment:
+    """Creates environments, networks and optimizers; computes nothing yet."""
+    env = registry.make(config.tasks, config.env)
+    networks = make_networks(env.specs, env.action_mask, env.observation_size, config.network)
+    return Experiment(config, env, networks, make_optimizers(config))
+
+
+class Evaluator:
+    """Plays whole episodes of every task; compiles one program per policy, when first used."""
+
+    def __init__(self, experiment: Experiment, *, episodes: int):
+        """Prepares `episodes` episodes of each task."""
+        self._experiment = experiment
+        self._episodes = episodes
+        self._env = experiment.env.resized(episodes)
+        self._evaluate = jax.jit(
+            functools.partial(
+                evaluate, env=self._env, networks=experiment.networks, cfg=experiment.config
+            ),
+            static_argnames="policy",
+        )
+
+    def __call__(self, agent: AgentState, *, policy: str, seed: int) -> dict[str, Any]:
+        """Returns `policy`, `tasks` and `normalized_mean` of an evaluation (see README)."""
+        key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
+        result: Episodes = jax.device_get(self._evaluate(agent, key, policy=policy))
+        tasks = {}
+        for index, spec in enumerate(self._env.specs):
+            rows = slice(index * self._episodes, (index + 1) * self._episodes)
+            mean = float(np.mean(result.returns[rows]))
+            tasks[spec.name] = {
+                "return_mean": mean,
+                "return_std": float(np.std(result.returns[rows])),
+                "length_mean": float(np.mean(result.lengths[rows])),
+                "episodes": self._episodes,
+                "normalized": scores.normalized_score(spec.name, mean),
+            }
+        known = [t["normalized"] for t in tasks.values() if t["normalized"] is not None]
+        normalized_mean = float(np.mean(known)) if known else None
+        return {"policy": policy, "tasks": tasks, "normalized_mean": normalized_mean}
+
+
+def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Trains until `total_env_steps`, from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+        config: Validated settings.
+        workdir: Folder of the run, opened with `workdir.open_workdir`.
+
+    Returns:
+        The last evaluation, as in eval.jsonl.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be read or written.
+        MetricsError: A metrics file is damaged or of another version.
+    """
+    experiment = make_experiment(config)
+    progress = Progress(config.train.total_env_steps)
+    with Checkpointer(workdir) as checkpointer, MetricsWriter(workdir) as writer:
+        run = _Run(experiment, checkpointer, writer, progress)
+        if run.finished:
+            progress.say(f"The run in {workdir} is done: {run.env_steps:,} env steps.")
+        else:
+            run.train()
+        record = read_evaluations(workdir)[-1]
+    progress.say(evaluation_table(record))
+    return record
+
+
+def evaluate_workdir(
+    config: Config,
+    workdir: str | os.PathLike[str],
+    *,
+    episodes: int,
+    policy: str,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluates the newest checkpoint of a run; the record is as in eval.jsonl.
+
+    Args:
+        config: Settings of the run.
+        workdir: Its folder.
+        episodes: Episodes of each task.
+        policy: `planner` or `prior`.
+        seed: Seed of starts and of the planner's samples.
+
+    Raises:
+        CheckpointError: There is no checkpoint or it cannot be read.
+    """
+    experiment = make_experiment(config)
+    with Checkpointer(workdir) as checkpointer:
+        restored = checkpointer.restore_latest(experiment.state_shapes())
+    if restored is None:
+        raise CheckpointError(f"{workdir} holds no checkpoint; train longer first")
+    state, meta = restored
+    evaluator = Evaluator(experiment, episodes=episodes)
+    result = evaluator(state.agent, policy=policy, seed=seed)
+    return {**_position(experiment, int(state.iteration), meta["wall_seconds"]), **result}
+
+
+class _Run:
+    """A run between two checkpoints: the state, and where it is written."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        checkpointer: Checkpointer,
+        writer: MetricsWriter,
+        progress: Progress,
+    ):
+        config = experiment.config
+        self._experiment = experiment
+        self._checkpointer = checkpointer
+        self._writer = writer
+        self._progress = progress
+        self._began = time.monotonic()
+        self._logged = self._began
+        self._returns = {spec.name: float("nan") for spec in experiment.env.specs}
+        progress.say(_description(experiment))
+        restored = checkpointer.restore_latest(experiment.state_shapes())
+        if restored is None:
+            # One program: eager resets would compile each operation of the simulators alone. The
+            # seed is an argument, so that all seeds share the compiled program.
+            init = functools.partial(jax.jit(experiment.init), jax.random.key(config.seed))
+            self._state: TrainState = self._timed("the start state", init)
+            self._iteration, self._wall_before = 0, 0.0
+        else:
+            self._state, meta = restored
+            self._iteration = int(self._state.iteration)
+            self._wall_before = float(meta["wall_seconds"])
+            progress.say(f"Going on from the checkpoint at {self.env_steps:,} env steps.")
+        writer.truncate_after(self.env_steps)
+
+    @property
+    def env_steps(self) -> int:
+        """Simulator steps done."""
+        return self._iteration * self._experiment.env_steps_per_iteration
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent."""
+        return self._iteration >= self._experiment.num_iterations
+
+    def train(self) -> None:
+        """Trains to the end of the budget."""
+        experiment, cfg = self._experiment, self._experiment.config.train
+        evaluator = Evaluator(experiment, episodes=cfg.eval_episodes)
+        step = jax.jit(
+            make_train_step(
+                experiment.env, experiment.networks, experiment.optimizers, experiment.config
+            ),
+            donate_argnums=0,
+        )
+        lowered = step.lower(self._state)
+        step = self._timed("the training step", lowered.compile)
+        pending: list[dict[str, jax.Array]] = []
+        while not self.finished:
+            before = self.env_steps
+            self._state, metrics = step(self._state)
+            self._iteration += 1
+            pending.append(metrics)
+            if len(pending) == cfg.log_every or self.finished:
+                self._log(jax.device_get(pending))
+                pending = []
+            if self.finished or _crosses(before, self.env_steps, cfg.eval_every):
+                self._evaluate(evaluator)
+            if self.finished or _crosses(before, self.env_steps, cfg.checkpoint_every):
+                meta = {"wall_seconds": self._wall_seconds(), "env_steps": self.env_steps}
+                self._checkpointer.save(self._iteration, self._state, meta)
+
+    def _log(self, metrics: Sequence[Mapping[str, np.ndarray]]) -> None:
+        names = [spec.name for spec in self._experiment.env.specs]
+        now = time.monotonic()
+        steps = len(metrics) * self._experiment.env_steps_per_iteration
+        row: dict[str, float] = {
+            "env_steps": self.env_steps,
+            "iteration": self._iteration,
+            "wall_seconds": self._wall_seconds(),
+            "env_steps_per_second": steps / (now - self._logged),
+        }
+        self._logged = now
+        for name, value in summarize(metrics).items():
+            if value.ndim == 0:
+                row[name] = float(value)
+            else:
+                row.update({f"{name}/{task}": float(x) for task, x in zip(names, value, strict=True)})
+        self._writer.write(row)
+        for name in names:
+            latest = row[f"rollout/episode_return/{name}"]
+            if not np.isnan(latest):
+                self._returns[name] = latest
+        self._progress.update(self.env_steps, self._returns)
+
+    def _evaluate(self, evaluator: Evaluator) -> None:
+        config = self._experiment.config
+        result = evaluator(self._state.agent, policy=config.train.eval_policy, seed=config.seed)
+        record = {
+            **_position(self._experiment, self._iteration, self._wall_seconds()),
+            **result,
+        }
+        self._writer.write_evaluation(record)
+        returns = {name: task["return_mean"] for name, task in result["tasks"].items()}
+        scores_text = ", ".join(f"{name} {value:.1f}" for name, value in returns.items())
+        self._progress.say(f"Evaluation at {self.env_steps:,} env steps: {scores_text}")
+        # An evaluation is no part of the training speed.
+        self._logged = time.monotonic()
+
+    def _wall_seconds(self) -> float:
+        return self._wall_before + time.monotonic() - self._began
+
+    def _timed(self, what: str, call: Callable[[], Any]) -> Any:
+        self._progress.say(f"Compiling {what} ...")
+        start = time.monotonic()
+        result = jax.block_until_ready(call())
+        self._progress.say(f"Compiled {what} in {time.monotonic() - start:.0f} s.")
+        return result
+
+
+def summarize(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One value per metric over several iterations.
+
+    Counts are added, names in `_max` take the maximum, returns and lengths are weighted by the
+    number of episodes, all else is averaged over the iterations that have it (are not NaN).
+
+    Args:
+        metrics: Metrics of each iteration, `[]` or `[K]`.
+    """
+    stacked = {name: np.stack([m[name] for m in metrics]) for name in metrics[0]}
+    episodes = stacked["rollout/episodes"]
+    summary = {}
+    for name, values in stacked.items():
+        present = ~np.isnan(values)
+        filled = np.where(present, values, 0.0)
+        if name in _SUMMED:
+            summary[name] = np.sum(values, axis=0)
+            continue
+        if name.endswith("_max"):
+            largest = np.max(np.where(present, values, -np.inf), axis=0)
+            summary[name] = np.where(np.any(present, axis=0), largest, np.nan)
+            continue
+        weight = episodes if name.startswith("rollout/episode_") else present.astype(np.float32)
+        total = np.sum(weight * present, axis=0)
+        mean = np.sum(weight * filled, axis=0) / np.maximum(total, 1e-9)
+        summary[name] = np.where(total > 0, mean, np.nan)
+    return summary
+
+
+def _position(experiment: Experiment, iteration: int, wall_seconds: float) -> dict[str, Any]:
+    env_steps = iteration * experiment.env_steps_per_iteration
+    return {
+        "env_steps": env_steps,
+        "env_steps_per_task": env_steps / len(experiment.env.specs),
+        "wall_seconds": round(wall_seconds, 1),
+    }
+
+
+def _crosses(before: int, after: int, every: int) -> bool:
+    return every > 0 and before // every != after // every
+
+
+def _description(experiment: Experiment) -> str:
+    """What the run is, before anything is compiled."""
+    config, env = experiment.config, experiment.env
+    shapes = experiment.state_shapes()
+    parameters = sum(x.size for x in jax.tree.leaves(shapes.agent.params))
+    capacity = shapes.replay.data["reward"].size
+    lines = [
+        f"{spec.name}: {n} environments, observation {spec.observation_size}, action "
+        f"{spec.action_size}, {spec.episode_length} agent steps of {spec.action_repeat} env steps"
+        for spec, n in zip(env.specs, env.num_envs, strict=True)
+    ]
+    updates = config.train.updates_per_transition
+    lines += [
+        f"{parameters:,} parameters (size {config.network.size}); replay of {capacity:,} "
+        f"transitions, {buffer.num_bytes(shapes.replay) / 2**20:.0f} MiB, on {jax.devices()[0]}",
+        f"{config.train.total_env_steps:,} env steps in {experiment.num_iterations:,} iterations, "
+        f"{updates:g} updates per transition",
+    ]
+    return "\n".join(lines)

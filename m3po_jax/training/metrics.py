@@ -1,0 +1,274 @@
+"""What a run writes down and says: metrics.csv, eval.jsonl and the progress line."""
+
+import collections
+import csv
+import io
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+import rich.console
+
+from m3po_jax.config import UserError
+from m3po_jax.training.workdir import EVALUATION_FILE, METRICS_FILE, write_atomically
+
+STEP = "env_steps"
+
+
+class MetricsError(UserError):
+    """A metrics file does not fit the run or is damaged; the text says what to do."""
+
+
+class MetricsWriter:
+    """Appends to metrics.csv and eval.jsonl of a workdir; every line is flushed.
+
+    Both are ordered by `env_steps`. On resume, call `truncate_after` first with the env steps of
+    the restored checkpoint: what a killed process wrote past it will be written again.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str]):
+        """Opens nothing yet; files appear with their first line."""
+        self._metrics_path = pathlib.Path(workdir) / METRICS_FILE
+        self._evaluation_path = pathlib.Path(workdir) / EVALUATION_FILE
+        self._header: list[str] | None = None
+        self._metrics: TextIO | None = None
+
+    def write(self, row: Mapping[str, float | int]) -> None:
+        """Appends one row to metrics.csv.
+
+        Args:
+            row: Numbers by column; `env_steps` must be among them. The first row of a run fixes
+                the columns; they are written with `env_steps` first.
+
+        Raises:
+            MetricsError: The columns differ from those of the file.
+        """
+        if STEP not in row:
+            raise MetricsError(f"a row of {METRICS_FILE} needs the column {STEP!r}")
+        if self._metrics is None:
+            self._open(row)
+        assert self._header is not None and self._metrics is not None
+        if set(row) != set(self._header):
+            raise self._header_error(row)
+        self._metrics.write(_csv_line([_number(row[name]) for name in self._header]))
+        self._metrics.flush()
+
+    def write_evaluation(self, record: Mapping[str, Any]) -> None:
+        """Appends one line to eval.jsonl; `env_steps` must be among the keys."""
+        if STEP not in record:
+            raise MetricsError(f"a line of {EVALUATION_FILE} needs the key {STEP!r}")
+        with open(self._evaluation_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def truncate_after(self, env_steps: int) -> None:
+        """Drops rows and lines of both files past `env_steps`, and a torn last line.
+
+        Raises:
+            MetricsError: A line other than the last one is damaged.
+        """
+        self.close()
+        self._header = None
+        _rewrite(self._metrics_path, _kept_rows(self._metrics_path, env_steps), header_lines=1)
+        _rewrite(self._evaluation_path, _kept_records(self._evaluation_path, env_steps))
+
+    def close(self) -> None:
+        """Closes metrics.csv; a later `write` opens it again."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def __enter__(self) -> "MetricsWriter":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the files."""
+        self.close()
+
+    def _open(self, row: Mapping[str, float | int]) -> None:
+        lines = _complete_lines(self._metrics_path)
+        if lines:
+            self._header = next(csv.reader([lines[0]]))
+            if set(row) != set(self._header):
+                raise self._header_error(row)
+        self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115
+        if not lines:
+            self._header = [STEP, *(name for name in row if name != STEP)]
+            self._metrics.write(_csv_line(self._header))
+
+    def _header_error(self, row: Mapping[str, float | int]) -> MetricsError:
+        header = self._header or []
+        lacks = sorted(set(header) - set(row))
+        adds = sorted(set(row) - set(header))
+        return MetricsError(
+            f"{self._metrics_path} has other columns than this run writes (missing now: {lacks}, "
+            f"new: {adds}); move the file away or go on with the version that began it"
+        )
+
+
+def read_evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns the complete lines of eval.jsonl in order; none where there is no file."""
+    path = pathlib.Path(workdir) / EVALUATION_FILE
+    return [json.loads(line) for line in _complete_lines(path)]
+
+
+def evaluation_table(record: Mapping[str, Any]) -> str:
+    """Returns one evaluation, as eval.jsonl holds it, as text ('-' for an unknown score)."""
+    rows = [("task", "return", "std", "length", "episodes", "normalized")]
+    for name, task in record["tasks"].items():
+        rows.append(
+            (
+                name,
+                f"{task['return_mean']:.1f}",
+                f"{task['return_std']:.1f}",
+                f"{task['length_mean']:.1f}",
+                str(task["episodes"]),
+                _score(task["normalized"]),
+            )
+        )
+    rows.append(("mean", "", "", "", "", _score(record["normalized_mean"])))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]))
+    return "\n".join(lines)
+
+
+class Progress:
+    """Says from time to time how far the run is: one line each, coloured on a terminal.
+
+    The speed is that of the last minute, because steps before the first update cost less.
+    """
+
+    def __init__(
+        self,
+        total_env_steps: int,
+        *,
+        min_interval_s: float = 5.0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Sets the end of the run, the least seconds between lines, and where to print."""
+        self._total = total_env_steps
+        self._min_interval_s = min_interval_s
+        self._clock = clock
+        self._last_print = -float("inf")
+        self._recent: collections.deque[tuple[float, int]] = collections.deque()
+        # soft_wrap: a line stays one line in a log file, however long
+        self._console = rich.console.Console(
+            file=stream or sys.stdout, highlight=False, soft_wrap=True
+        )
+
+    def say(self, text: str) -> None:
+        """Prints a line at once."""
+        self._console.print(text, markup=False)
+
+    def update(self, env_steps: int, returns: Mapping[str, float]) -> None:
+        """Notes the position, and prints it when the last line is old enough or the run ends.
+
+        Args:
+            env_steps: Simulator steps done, over all tasks.
+            returns: Mean return of recent training episodes by task; NaN where none ended.
+        """
+        now = self._clock()
+        self._recent.append((now, env_steps))
+        while len(self._recent) > 2 and now - self._recent[0][0] > 60.0:
+            self._recent.popleft()
+        if now - self._last_print < self._min_interval_s and env_steps < self._total:
+            return
+        self._last_print = now
+        self._console.print(self._line(now, env_steps, returns), markup=False, style="cyan")
+
+    def _line(self, now: float, env_steps: int, returns: Mapping[str, float]) -> str:
+        then, steps_then = self._recent[0]
+        parts = [f"{env_steps:,}/{self._total:,} env steps", f"{env_steps / self._total:4.0%}"]
+        if now > then and env_steps > steps_then:
+            rate = (env_steps - steps_then) / (now - then)
+            left = max(self._total - env_steps, 0) / rate
+            parts += [f"{rate:,.0f} steps/s", f"{_duration(left)} left"]
+        scores = ", ".join(
+            f"{name} {'-' if math.isnan(value) else f'{value:.1f}'}"
+            for name, value in returns.items()
+        )
+        return "  ".join([*parts, f"return: {scores}"] if scores else parts)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {seconds:02d}s"
+
+
+def _number(value: float | int) -> str:
+    """Integers in full; floats in 9 digits, which give a float32 back exactly."""
+    return str(value) if isinstance(value, int) else format(float(value), ".9g")
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()
+
+
+def _complete_lines(path: pathlib.Path) -> list[str]:
+    """Returns the lines that end in a newline; a kill can tear only what stands after them."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _damaged(path: pathlib.Path, number: int) -> MetricsError:
+    return MetricsError(
+        f"line {number} of {path} is damaged; delete that line or move the file away, then go on"
+    )
+
+
+def _kept_rows(path: pathlib.Path, env_steps: int) -> list[str]:
+    lines = _complete_lines(path)
+    if not lines:
+        return []
+    header = next(csv.reader([lines[0]]))
+    kept = [lines[0]]
+    for number, line in enumerate(lines[1:], start=2):
+        cells = next(csv.reader([line]), [])
+        try:
+            if len(cells) != len(header):
+                raise ValueError
+            step = int(cells[header.index(STEP)])
+        except ValueError:
+            raise _damaged(path, number) from None
+        if step <= env_steps:
+            kept.append(line)
+    return kept
+
+
+def _kept_records(path: pathlib.Path, env_steps: int) -> list[str]:
+    kept = []
+    for number, line in enumerate(_complete_lines(path), start=1):
+        try:
+            step = json.loads(line)[STEP]
+        except (ValueError, KeyError, TypeError):
+            raise _damaged(path, number) from None
+        if step <= env_steps:
+            kept.append(line)
+    return kept
+
+
+def _rewrite(path: pathlib.Path, lines: list[str], *, header_lines: int = 0) -> None:
+    if not path.exists():
+        return
+    if len(lines) <= header_lines:
+        path.unlink()  # nothing but a header is left: the next run may write its own
+    else:
+        write_atomically(path, "\n".join(lines) + "\n")

@@ -1,0 +1,216 @@
+"""Acting in the real environments: choosing actions and collecting trajectories."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from m3po_jax.config import Config
+from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
+from m3po_jax.networks.factory import Networks
+from m3po_jax.ops import two_hot
+from m3po_jax.planning import mppi, warm_start
+from m3po_jax.training.state import AgentState, RolloutState
+from m3po_jax.types import Trajectory
+from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_context
+
+# Before the first update actions are tanh(N(0, 1)): nearly uniform, with a density.
+_RANDOM_STD = 1.0
+# A scale below this would turn rounding noise among equal returns into a preference.
+_MIN_PLAN_SCALE = 1e-3
+
+
+class Actions(NamedTuple):
+    """Chosen actions and the Gaussian that drew them."""
+
+    u: jax.Array  # [B, A] pre-tanh
+    mean: jax.Array  # [B, A]
+    std: jax.Array  # [B, A], 0 where the action was not random
+    plan_mean: jax.Array  # [B, H, A] plan for the next warm start
+    return_spread: jax.Array  # [B] spread of the predicted returns in a population, 0 unplanned
+
+
+def random_actions(env: MultiTaskEnv, plan_mean: jax.Array, keys: jax.Array) -> Actions:
+    """Actions tanh(N(0, 1)). `keys` `[B]` are consumed."""
+    mask = jnp.asarray(env.action_mask)[env.task_id]
+    std = _RANDOM_STD * mask
+    u = std * jax.vmap(lambda k: jax.random.normal(k, (env.action_size,)))(keys)
+    return Actions(u, jnp.zeros_like(u), std, plan_mean, jnp.zeros(env.batch_size))
+
+
+def prior_actions(
+    networks: Networks,
+    agent: AgentState,
+    env: MultiTaskEnv,
+    observation: jax.Array,
+    plan_mean: jax.Array,
+    keys: jax.Array,
+    *,
+    explore: bool,
+) -> Actions:
+    """Actions of the policy alone: drawn, or its mean. `keys` `[B]` are consumed."""
+    model, context, z = _perceive(networks, agent, env, observation)
+    mean, std = model.policy(z, context)
+    if not explore:
+        std = jnp.zeros_like(std)
+    noise = jax.vmap(lambda k: jax.random.normal(k, (env.action_size,)))(keys)
+    return Actions(mean + std * noise, mean, std, plan_mean, jnp.zeros(env.batch_size))
+
+
+def planned_actions(
+    networks: Networks,
+    agent: AgentState,
+    env: MultiTaskEnv,
+    observation: jax.Array,
+    plan_mean: jax.Array,
+    keys: jax.Array,
+    *,
+    beta: jax.Array | None,
+    explore: bool,
+    cfg: Config,
+) -> Actions:
+    """Actions of the planner.
+
+    Args:
+        networks: The bundle.
+        agent: Parameters and the scale of returns.
+        env: Task facts of the batch.
+        observation: `[B, O]`.
+        plan_mean: Shifted last plan `[B, H, A]`.
+        keys: One per environment `[B]`, consumed.
+        beta: Weight of the exploration value `[]`; `None` leaves it out.
+        explore: Whether to draw an elite and add noise.
+        cfg: The run's settings.
+    """
+    model, context, z = _perceive(networks, agent, env, observation)
+    scale = jnp.maximum(agent.statistics.plan_scale.mean, _MIN_PLAN_SCALE)
+    # Before its first update the running mean is zero and no scale at all.
+    scale = jnp.where(agent.statistics.plan_scale.weight > 0.0, scale, 1.0)
+
+    def plan(
+        z: jax.Array,
+        context: TaskContext,
+        plan_mean: jax.Array,
+        key: jax.Array,
+        discount: jax.Array,
+        scale: jax.Array,
+    ) -> mppi.Plan:
+        def exploration_value(z: jax.Array, u: jax.Array) -> jax.Array:
+            return beta * exploration_values(networks, agent.params.exploration, z, u, context)
+
+        return mppi.mppi_plan(
+            model,
+            z,
+            context,
+            plan_mean,
+            key,
+            action_mask=context.action_mask,
+            discount=discount,
+            return_scale=scale,
+            cfg=cfg.planner,
+            explore=explore,
+            exploration_value=None if beta is None else exploration_value,
+        )
+
+    per_env = (jnp.asarray(env.discount)[env.task_id], scale[env.task_id])
+    plans = jax.vmap(plan)(z, context, plan_mean, keys, *per_env)
+    spread = jnp.std(plans.returns, axis=-1)
+    return Actions(plans.u, plans.mean, plans.std, plans.plan_mean, spread)
+
+
+def exploration_values(
+    networks: Networks, params: dict, z: jax.Array, u: jax.Array, context: TaskContext
+) -> jax.Array:
+    """Q_x(z, u) `[...]`: the discounted bonus that the bonus critic expects."""
+    lead = z.shape[:-1]
+    e = jnp.broadcast_to(context.e, (*lead, context.e.shape[-1]))
+    a = jnp.tanh(u) * jnp.broadcast_to(context.action_mask, u.shape)
+    return two_hot.decode(networks.exploration_logits(params, z, a, e), networks.support)
+
+
+def collect(
+    env: MultiTaskEnv,
+    networks: Networks,
+    agent: AgentState,
+    rollout: RolloutState,
+    key: jax.Array,
+    *,
+    beta: jax.Array | None,
+    random: jax.Array,
+    cfg: Config,
+) -> tuple[RolloutState, Trajectory, Timestep, jax.Array]:
+    """Collects one unroll in all environments.
+
+    Args:
+        env: The environments.
+        networks: The bundle.
+        agent: The agent, which stays the same during the unroll.
+        rollout: Where collecting stands.
+        key: Consumed.
+        beta: Weight of the exploration value, or `None`.
+        random: `[]` bool, whether actions are random.
+        cfg: The run's settings.
+
+    Returns:
+        The new rollout state, the trajectory `[T, B, ...]`, the raw timesteps `[T, B, ...]` and the
+        spread of predicted returns `[T, B]`.
+    """
+    pool_key, action_key = jax.random.split(key)
+    pool = env.draw_resets(pool_key)
+    task_id = jnp.asarray(env.task_id)
+
+    def choose(observation: jax.Array, plan_mean: jax.Array, keys: jax.Array) -> Actions:
+        if cfg.planner.collect:
+            return planned_actions(
+                networks, agent, env, observation, plan_mean, keys, beta=beta, explore=True, cfg=cfg
+            )
+        return prior_actions(networks, agent, env, observation, plan_mean, keys, explore=True)
+
+    def step(
+        carry: RolloutState, key: jax.Array
+    ) -> tuple[RolloutState, tuple[Trajectory, Timestep, jax.Array]]:
+        observation = carry.env.observation
+        actions = jax.lax.cond(
+            random,
+            lambda o, p, k: random_actions(env, p, k),
+            choose,
+            observation,
+            carry.plan_mean,
+            env.env_keys(key),
+        )
+        env_state, timestep = env.step(carry.env, pool, jnp.tanh(actions.u))
+        ended = jnp.maximum(timestep.termination, timestep.truncation)
+        plan_mean = warm_start.reset_where(warm_start.shift(actions.plan_mean), ended)
+        transition = Trajectory(
+            observation=observation,
+            pre_tanh_action=actions.u,
+            reward=timestep.reward,
+            termination=timestep.termination,
+            truncation=timestep.truncation,
+            valid=timestep.valid,
+            next_observation=timestep.next_observation,
+            task_id=task_id,
+            behaviour_mean=actions.mean,
+            behaviour_std=actions.std,
+        )
+        return RolloutState(env_state, plan_mean), (transition, timestep, actions.return_spread)
+
+    start = rollout.replace(env=rollout.env.with_new_pool())
+    keys = jax.random.split(action_key, cfg.env.unroll_length)
+    end, (trajectory, timesteps, spread) = jax.lax.scan(step, start, keys)
+    return end, trajectory, timesteps, spread
+
+
+def _perceive(
+    networks: Networks, agent: AgentState, env: MultiTaskEnv, observation: jax.Array
+) -> tuple[WorldModelLatent, TaskContext, jax.Array]:
+    """The online latent model, the task contexts and the latents of a batch."""
+    params = agent.params
+    model = WorldModelLatent(
+        world_model=params.world_model,
+        q=params.world_model["q"],
+        policy_params=params.policy,
+        networks=networks,
+    )
+    context = task_context(networks, params.world_model, jnp.asarray(env.task_id))
+    return model, context, networks.encode(params.world_model, observation, context.e)

@@ -1,0 +1,161 @@
+"""Everything that a run is, as one pytree, and how it starts."""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from m3po_jax.config import Config
+from m3po_jax.envs.multitask import MultiTaskEnv, MultiTaskState
+from m3po_jax.networks.factory import AgentParams, Networks
+from m3po_jax.ops import statistics
+from m3po_jax.policy.trust_region import TrustRegionState, init_trust_region
+from m3po_jax.replay import buffer
+from m3po_jax.types import Params, Trajectory
+
+
+class Optimizers(NamedTuple):
+    """One optimizer per set of parameters."""
+
+    world_model: optax.GradientTransformation
+    policy: optax.GradientTransformation
+    critic: optax.GradientTransformation
+    exploration: optax.GradientTransformation
+
+
+@flax.struct.dataclass
+class Statistics:
+    """Running statistics per task."""
+
+    plan_scale: statistics.RunningMoments  # spread of the predicted returns in one population
+    value_scale: statistics.RunningScale  # of Q, used by the pathwise objective
+    discrepancy: statistics.RunningMoments  # of |Q_mf - Q_mb|
+
+
+@flax.struct.dataclass
+class AgentState:
+    """What is learned."""
+
+    params: AgentParams
+    target_q: Params  # EMA of params.world_model["q"]
+    target_exploration: Params  # EMA of params.exploration
+    world_model_opt: optax.OptState
+    policy_opt: TrustRegionState
+    critic_opt: optax.OptState
+    exploration_opt: optax.OptState
+    statistics: Statistics
+
+
+@flax.struct.dataclass
+class RolloutState:
+    """Where collecting stands."""
+
+    env: MultiTaskState
+    plan_mean: jax.Array  # [B, H, A] warm start of the next plan
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All state of a run; saving it and going on is the same as not having stopped."""
+
+    agent: AgentState
+    rollout: RolloutState
+    replay: buffer.ReplayState
+    key: jax.Array  # typed PRNG key
+    iteration: jax.Array  # [] int32 train steps done
+    updates: jax.Array  # [] int32 updates done
+    update_debt: jax.Array  # [] updates due for data collected but not yet learned from
+
+
+def make_optimizers(cfg: Config) -> Optimizers:
+    """Adam with a global-norm clip for each set of parameters."""
+
+    def adam(learning_rate: float, max_norm: float) -> optax.GradientTransformation:
+        return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(learning_rate))
+
+    model = cfg.world_model
+    world_model = adam(model.learning_rate, model.max_gradient_norm)
+    if model.encoder_learning_rate_scale != 1.0:
+        slow = optax.masked(optax.scale(model.encoder_learning_rate_scale), _encoder_mask)
+        world_model = optax.chain(world_model, slow)
+    return Optimizers(
+        world_model=world_model,
+        policy=adam(cfg.policy.learning_rate, cfg.policy.max_gradient_norm),
+        critic=adam(cfg.critic.learning_rate, cfg.critic.max_gradient_norm),
+        exploration=adam(cfg.exploration.learning_rate, cfg.critic.max_gradient_norm),
+    )
+
+
+def init_agent(networks: Networks, optimizers: Optimizers, key: jax.Array) -> AgentState:
+    """A fresh agent. The key is consumed."""
+    params = networks.init(key)
+    num_tasks = networks.world_model.num_tasks
+    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
+    return AgentState(
+        params=params,
+        # Copies: a donated state must not hold a buffer twice.
+        target_q=copy(params.world_model["q"]),
+        target_exploration=copy(params.exploration),
+        world_model_opt=optimizers.world_model.init(params.world_model),
+        policy_opt=init_trust_region(params.policy, optimizers.policy),
+        critic_opt=optimizers.critic.init(params.critic),
+        exploration_opt=optimizers.exploration.init(params.exploration),
+        statistics=Statistics(
+            plan_scale=statistics.init_running_moments(num_tasks),
+            value_scale=statistics.init_running_scale(num_tasks),
+            discrepancy=statistics.init_running_moments(num_tasks),
+        ),
+    )
+
+
+def init_train_state(
+    env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config, key: jax.Array
+) -> TrainState:
+    """State of a run before its first step; all its randomness comes from `key`."""
+    agent_key, env_key, key = jax.random.split(key, 3)
+    capacity = buffer.capacity_per_env(
+        cfg.replay.capacity, env.batch_size, cfg.env.unroll_length
+    )
+    plan_shape = (env.batch_size, cfg.planner.horizon, env.action_size)
+    return TrainState(
+        agent=init_agent(networks, optimizers, agent_key),
+        rollout=RolloutState(
+            env=env.init(env_key, stagger=True), plan_mean=jnp.zeros(plan_shape)
+        ),
+        replay=buffer.init(
+            trajectory_shapes(env, cfg.env.unroll_length),
+            batch_size=env.batch_size,
+            capacity_per_env=capacity,
+        ),
+        key=key,
+        iteration=jnp.zeros((), jnp.int32),
+        updates=jnp.zeros((), jnp.int32),
+        update_debt=jnp.zeros(()),
+    )
+
+
+def trajectory_shapes(env: MultiTaskEnv, unroll_length: int) -> Trajectory:
+    """The shapes of one unroll, as `jax.ShapeDtypeStruct`s."""
+    lead = (unroll_length, env.batch_size)
+    scalar = jax.ShapeDtypeStruct(lead, jnp.float32)
+    observation = jax.ShapeDtypeStruct((*lead, env.observation_size), jnp.float32)
+    action = jax.ShapeDtypeStruct((*lead, env.action_size), jnp.float32)
+    return Trajectory(
+        observation=observation,
+        pre_tanh_action=action,
+        reward=scalar,
+        termination=scalar,
+        truncation=scalar,
+        valid=scalar,
+        next_observation=observation,
+        task_id=jax.ShapeDtypeStruct(lead, jnp.int32),
+        behaviour_mean=action,
+        behaviour_std=action,
+    )
+
+
+def _encoder_mask(params: Params) -> Params:
+    slow = ("encoder", "encoder_norm", "embedding")
+    return {name: jax.tree.map(lambda _: name in slow, part) for name, part in params.items()}

@@ -1,0 +1,287 @@
+"""One training iteration: collect, store, learn. Everything here runs in one compiled program."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from m3po_jax.config import Config
+from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
+from m3po_jax.networks.factory import Networks
+from m3po_jax.ops import distributions, statistics
+from m3po_jax.policy.exploration import exploration_weight
+from m3po_jax.policy.trust_region import KL_BOUND_FACTOR
+from m3po_jax.replay import buffer
+from m3po_jax.training import rollout, update
+from m3po_jax.training.state import AgentState, Optimizers, TrainState
+from m3po_jax.types import Metrics, Trajectory
+
+TrainStep = Callable[[TrainState], tuple[TrainState, Metrics]]
+
+
+def env_steps_per_iteration(env: MultiTaskEnv, cfg: Config) -> int:
+    """Simulator steps of one iteration, over all tasks and environments, repeats counted."""
+    per_step = sum(n * spec.action_repeat for n, spec in zip(env.num_envs, env.specs, strict=True))
+    return per_step * cfg.env.unroll_length
+
+
+def make_train_step(
+    env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config
+) -> TrainStep:
+    """Binds the iteration to its parts; compile it with `jax.jit(..., donate_argnums=0)`."""
+    return partial(train_step, env=env, networks=networks, optimizers=optimizers, cfg=cfg)
+
+
+def train_step(
+    state: TrainState,
+    *,
+    env: MultiTaskEnv,
+    networks: Networks,
+    optimizers: Optimizers,
+    cfg: Config,
+) -> tuple[TrainState, Metrics]:
+    """Collects one unroll, stores it, and learns from it and from replay.
+
+    In the first iterations actions are random and nothing is learned; the updates that these data
+    are worth are made up for in the first learning iteration.
+    """
+    key, collect_key, fresh_key, replay_key = jax.random.split(state.key, 4)
+    steps_per_iteration = env_steps_per_iteration(env, cfg)
+    env_steps = state.iteration.astype(jnp.float32) * steps_per_iteration
+    random = env_steps < cfg.train.random_env_steps
+    beta = bonus_weight(env_steps, cfg)
+
+    rollout_state, trajectory, timesteps, spread = rollout.collect(
+        env, networks, state.agent, state.rollout, collect_key, beta=beta, random=random, cfg=cfg
+    )
+    replay = buffer.add(state.replay, trajectory)
+    agent = update_plan_scale(state.agent, trajectory, spread)
+    learn = partial(
+        learn_from_rollout, env=env, networks=networks, optimizers=optimizers, beta=beta, cfg=cfg
+    )
+    agent, fresh_metrics = _skip_if(random, learn, agent, trajectory, fresh_key)
+
+    debt = state.update_debt + cfg.train.updates_per_transition * trajectory.reward.size
+    num_updates = jnp.where(random, 0, jnp.floor(debt).astype(jnp.int32))
+    agent, replay_metrics = learn_from_replay(
+        agent,
+        replay,
+        replay_key,
+        num_updates,
+        env=env,
+        networks=networks,
+        optimizers=optimizers,
+        beta=beta,
+        cfg=cfg,
+    )
+    new_state = TrainState(
+        agent=agent,
+        rollout=rollout_state,
+        replay=replay,
+        key=key,
+        iteration=state.iteration + 1,
+        updates=state.updates + num_updates,
+        update_debt=debt - num_updates.astype(jnp.float32),
+    )
+    metrics = {**rollout_metrics(env, timesteps), **fresh_metrics, **replay_metrics}
+    metrics["plan/return_scale"] = agent.statistics.plan_scale.mean
+    metrics["exploration/beta"] = jnp.zeros(()) if beta is None else beta
+    metrics["updates"] = new_state.updates
+    return new_state, metrics
+
+
+def bonus_weight(env_steps: jax.Array, cfg: Config) -> jax.Array | None:
+    """beta now, or `None` if it is zero throughout, so that nothing of the bonus is computed."""
+    start, end = cfg.exploration.beta_start, cfg.exploration.beta_end
+    if start == 0.0 and end == 0.0:
+        return None
+    return exploration_weight(env_steps / cfg.train.total_env_steps, start=start, end=end)
+
+
+def update_plan_scale(agent: AgentState, trajectory: Trajectory, spread: jax.Array) -> AgentState:
+    """Folds the spreads of the plans `[T, B]` into the per-task scale; 0 means unplanned."""
+    plan_scale = statistics.update_running_moments(
+        agent.statistics.plan_scale,
+        spread,
+        trajectory.task_id,
+        spread > 0.0,
+        decay=update.STATISTICS_DECAY,
+    )
+    return agent.replace(statistics=agent.statistics.replace(plan_scale=plan_scale))
+
+
+def learn_from_rollout(
+    agent: AgentState,
+    trajectory: Trajectory,
+    key: jax.Array,
+    *,
+    env: MultiTaskEnv,
+    networks: Networks,
+    optimizers: Optimizers,
+    beta: jax.Array | None,
+    cfg: Config,
+) -> tuple[AgentState, Metrics]:
+    """What needs fresh data: the `real` policy update, V_mf, and the bonus with its critic.
+
+    The policy goes first: its old latents, values and probabilities are those that collected.
+    """
+    keys = jax.random.split(key, 3)
+    discount = jnp.asarray(env.discount)[env.task_id]
+    metrics: dict[str, jax.Array] = {}
+    if cfg.policy.objective == "likelihood_ratio" and cfg.policy.data == "real":
+        data = update.real_policy_data(networks, agent, trajectory, discount, beta=beta, cfg=cfg)
+        agent, policy_metrics = update.policy_update(
+            networks, optimizers.policy, agent, data, keys[0], cfg=cfg
+        )
+        metrics.update(_policy_metrics(policy_metrics, data, cfg))
+    agent, critic_metrics = update.critic_update(
+        networks, optimizers.critic, agent, trajectory, discount, keys[1], cfg=cfg
+    )
+    metrics.update(critic_metrics)
+    if beta is not None:
+        agent, exploration_metrics = update.exploration_update(
+            networks, optimizers.exploration, agent, trajectory, discount, keys[2], cfg=cfg
+        )
+        metrics.update(exploration_metrics)
+    return agent, metrics
+
+
+def learn_from_replay(
+    agent: AgentState,
+    replay: buffer.ReplayState,
+    key: jax.Array,
+    num_updates: jax.Array,
+    *,
+    env: MultiTaskEnv,
+    networks: Networks,
+    optimizers: Optimizers,
+    beta: jax.Array | None,
+    cfg: Config,
+) -> tuple[AgentState, Metrics]:
+    """`num_updates` updates of the world model and, unless its data are `real`, of the policy.
+
+    Returns the metrics averaged over the updates (NaN if there was none); names that end in
+    `_max` are maxima.
+    """
+    once = partial(
+        replay_update, env=env, networks=networks, optimizers=optimizers, beta=beta, cfg=cfg
+    )
+    _, shapes = jax.eval_shape(once, agent, replay, key)
+
+    def body(index: jax.Array, carry: tuple[AgentState, Metrics]) -> tuple[AgentState, Metrics]:
+        agent, total = carry
+        agent, metrics = once(agent, replay, jax.random.fold_in(key, index))
+        add = {
+            name: jnp.maximum(total[name], value) if name.endswith("_max") else total[name] + value
+            for name, value in metrics.items()
+        }
+        return agent, add
+
+    zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+    agent, total = jax.lax.fori_loop(0, num_updates, body, (agent, zeros))
+    count = jnp.where(num_updates > 0, num_updates.astype(jnp.float32), jnp.nan)
+    mean = lambda name, x: x + 0.0 * count if name.endswith("_max") else x / count  # noqa: E731
+    return agent, {name: mean(name, value) for name, value in total.items()}
+
+
+def replay_update(
+    agent: AgentState,
+    replay: buffer.ReplayState,
+    key: jax.Array,
+    *,
+    env: MultiTaskEnv,
+    networks: Networks,
+    optimizers: Optimizers,
+    beta: jax.Array | None,
+    cfg: Config,
+) -> tuple[AgentState, Metrics]:
+    """One update from replay: world model and EMA, then the policy."""
+    sample_key, model_key, data_key, policy_key = jax.random.split(key, 4)
+    window = buffer.sample(
+        replay,
+        sample_key,
+        batch_size=cfg.world_model.batch_size,
+        window=cfg.world_model.horizon,
+        num_envs=env.num_envs,
+    )
+    task_id = window.task_id
+    discount = jnp.asarray(env.discount)[task_id]
+    agent, z, metrics = update.world_model_update(
+        networks, optimizers.world_model, agent, window, discount, model_key, cfg=cfg
+    )
+    if cfg.policy.objective == "pathwise":
+        tasks = jnp.broadcast_to(task_id, z.shape[:2]).reshape(-1)
+        agent, policy_metrics = update.pathwise_policy_update(
+            networks,
+            optimizers.policy,
+            agent,
+            z.reshape(-1, z.shape[-1]),
+            tasks,
+            policy_key,
+            beta=beta,
+            cfg=cfg,
+        )
+        metrics.update(_policy_metrics(policy_metrics, None, cfg))
+    elif cfg.policy.data == "imagined":
+        data = update.imagined_policy_data(
+            networks, agent, z[0], task_id, discount, data_key, beta=beta, cfg=cfg
+        )
+        agent, policy_metrics = update.policy_update(
+            networks, optimizers.policy, agent, data, policy_key, cfg=cfg
+        )
+        metrics.update(_policy_metrics(policy_metrics, data, cfg))
+    return agent, metrics
+
+
+def rollout_metrics(env: MultiTaskEnv, timesteps: Timestep) -> Metrics:
+    """Per task `[K]`: mean return and length of episodes that ended, their number, faults."""
+    num_tasks = len(env.specs)
+    task_id = jnp.broadcast_to(env.task_id, timesteps.reward.shape)
+
+    def moments(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return statistics.per_task_moments(x, task_id, mask, num_tasks=num_tasks)
+
+    complete = timesteps.episode_complete
+    episode_return, _, episodes = moments(timesteps.episode_return, complete)
+    length, _, _ = moments(timesteps.episode_length.astype(jnp.float32), complete)
+    valid_fraction, _, count = moments(timesteps.valid, jnp.ones_like(timesteps.valid))
+    reward, _, _ = moments(timesteps.reward, timesteps.valid)
+    none = jnp.where(episodes > 0.0, 0.0, jnp.nan)
+    return {
+        "rollout/episode_return": episode_return + none,
+        "rollout/episode_length": length + none,
+        "rollout/episodes": episodes,
+        "rollout/reward": reward,
+        "rollout/faults": count * (1.0 - valid_fraction),
+    }
+
+
+def _policy_metrics(metrics: Metrics, data: update.PolicyData | None, cfg: Config) -> Metrics:
+    """Adds what shows whether the trust region held, and the old policy's entropy."""
+    kl = metrics["policy/kl"]
+    metrics = dict(metrics)
+    metrics["policy/kl_max"] = kl
+    metrics["policy/kl_over_bound"] = (kl > KL_BOUND_FACTOR * cfg.policy.kl_target).astype(
+        jnp.float32
+    )
+    if data is not None:
+        entropy = distributions.entropy(data.old.std, data.context.action_mask)
+        metrics["policy/entropy"] = jnp.mean(entropy)
+    return metrics
+
+
+def _skip_if(
+    skip: jax.Array,
+    learn: Callable[[AgentState, Trajectory, jax.Array], tuple[AgentState, Metrics]],
+    agent: AgentState,
+    trajectory: Trajectory,
+    key: jax.Array,
+) -> tuple[AgentState, Metrics]:
+    """`learn`, or the agent as it is with NaN metrics."""
+    _, shapes = jax.eval_shape(learn, agent, trajectory, key)
+    nothing = {name: jnp.full(shape.shape, jnp.nan) for name, shape in shapes.items()}
+    return jax.lax.cond(
+        skip, lambda a, t, k: (a, nothing), learn, agent, trajectory, key
+    )
+

@@ -1,0 +1,289 @@
+"""The folder of one run: which config it holds, and that one process at a time writes to it.
+
+Imports no JAX, so that a refusal comes at once.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import m3po_jax
+from m3po_jax.config import Config, ConfigError, UserError, flatten, from_config_dict
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.csv"
+EVALUATION_FILE = "eval.jsonl"
+CHECKPOINT_FOLDER = "checkpoints"
+LOCK_FILE = ".lock"
+
+# What a resumed run may change: how long it goes on and how often it reports. The first may only
+# grow; the schedule of the exploration bonus then stretches to the new end.
+CHANGEABLE = (
+    "train.total_env_steps",
+    "train.eval_every",
+    "train.eval_episodes",
+    "train.eval_policy",
+    "train.checkpoint_every",
+    "train.log_every",
+)
+
+_LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "brax",
+    "mujoco",
+    "mujoco-mjx",
+    "playground",
+    "ml-collections",
+    "numpy",
+)
+
+
+class WorkdirError(UserError):
+    """The folder cannot be used as it is; the text says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """A folder that is open for one run.
+
+    Attributes:
+        path: The folder, absolute.
+        resumed: Whether it held this run already.
+    """
+
+    path: pathlib.Path
+    resumed: bool
+
+
+@contextlib.contextmanager
+def open_workdir(
+    workdir: str | os.PathLike[str], config: Config, *, overwrite: bool = False
+) -> Iterator[Workdir]:
+    """Opens the folder for a new or a resumed run and holds its lock inside the `with` block.
+
+    Args:
+        workdir: The folder; made when it does not exist. Files of others in it stay untouched.
+        config: Settings of the run to start or to go on with.
+        overwrite: Delete the run that the folder holds and start anew.
+
+    Yields:
+        The open folder; its config.json holds `config`.
+
+    Raises:
+        WorkdirError: Another process uses the folder, it cannot be written, or it holds a run
+            with other settings than those in `CHANGEABLE`.
+    """
+    path = pathlib.Path(workdir).absolute()
+    with _os_errors_named(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / LOCK_FILE, "a+")  # noqa: SIM115 (held until the end of the block)
+    with lock:
+        _lock(lock, path)
+        with _os_errors_named(path):
+            if overwrite:
+                _remove_run(path)
+            resumed = (path / CONFIG_FILE).exists()
+            if resumed:
+                record = _resumed_record(path, config)
+            else:
+                _refuse_headless(path)
+                record = _new_record(config)
+            write_atomically(path / CONFIG_FILE, json.dumps(record, indent=2) + "\n")
+        yield Workdir(path, resumed)
+
+
+def read_config(workdir: str | os.PathLike[str]) -> Config:
+    """Returns the settings of the run that the folder holds.
+
+    Raises:
+        WorkdirError: There is no run, or its config.json cannot be read by this version.
+    """
+    path = pathlib.Path(workdir).absolute()
+    if not (path / CONFIG_FILE).exists():
+        raise WorkdirError(f"{path} holds no run (no {CONFIG_FILE}); train one there first")
+    return _config_of(path, _read_record(path))
+
+
+def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:
+    """Returns whether a finished checkpoint lies in the folder, without opening it."""
+    return any(child.name.isdigit() for child in _checkpoints(pathlib.Path(workdir)))
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Replaces a file such that a kill at any moment leaves the old or the new text."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, of this package and of the libraries that decide results."""
+    found = {"python": platform.python_version(), "m3po_jax": m3po_jax.__version__}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def commit() -> str | None:
+    """Returns the git commit of this package, '+changes' behind it where files differ from it."""
+    package = pathlib.Path(__file__).parent.parent
+    try:
+        # an installed copy can lie inside a checkout of something else: only tracked files count
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        head = _git(package, "rev-parse", "HEAD")
+        return head + ("+changes" if _git(package, "status", "--porcelain", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(
+        command, capture_output=True, check=True, text=True, timeout=10
+    ).stdout.strip()
+
+
+@contextlib.contextmanager
+def _os_errors_named(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WorkdirError(
+            f"cannot use the workdir {path}: {error.strerror or error} ({error.filename}); "
+            "give --workdir a folder that can be written"
+        ) from error
+
+
+def _lock(lock: Any, path: pathlib.Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        raise WorkdirError(
+            f"{path} is in use by {owner}; wait for it or stop it, or give another --workdir"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+
+
+def _new_record(config: Config) -> dict[str, Any]:
+    return {
+        "config": dataclasses.asdict(config),
+        "versions": versions(),
+        "commit": commit(),
+        "history": [],
+    }
+
+
+def _resumed_record(path: pathlib.Path, config: Config) -> dict[str, Any]:
+    """Returns the new config.json; what it replaces goes to the end of `history`."""
+    old = _read_record(path)
+    before = flatten(dataclasses.asdict(_config_of(path, old)))
+    after = flatten(dataclasses.asdict(config))
+    changed = {key: before[key] for key in before if before[key] != after[key]}
+    refused = [key for key in changed if key not in CHANGEABLE]
+    if after["train.total_env_steps"] < before["train.total_env_steps"]:
+        refused.append("train.total_env_steps")
+    if refused:
+        lines = [f"  {key}: {before[key]!r} there, {after[key]!r} asked for" for key in refused]
+        raise WorkdirError(
+            f"{path} holds a run with another config:\n" + "\n".join(lines) + "\n"
+            "Ask for the same settings to resume it (only train.total_env_steps, to more, and the "
+            "eval, checkpoint and log settings may change), give another --workdir, or delete "
+            "that run with --overwrite."
+        )
+    new = _new_record(config)
+    new["history"] = old.get("history", [])
+    past = {"changed": changed, "versions": old["versions"], "commit": old.get("commit")}
+    if changed or past["versions"] != new["versions"] or past["commit"] != new["commit"]:
+        new["history"] = [*new["history"], past]
+    return new
+
+
+def _read_record(path: pathlib.Path) -> dict[str, Any]:
+    file = path / CONFIG_FILE
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkdirError(
+            f"{file} cannot be read ({error}); put the file back, or move the folder away and "
+            "start anew"
+        ) from error
+    if not _is_ours(record):
+        raise WorkdirError(f"{file} was not written by m3po_jax; give another --workdir")
+    return dict(record)
+
+
+def _is_ours(record: Any) -> bool:
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("config"), dict)
+        and isinstance(record.get("versions"), dict)
+        and "m3po_jax" in record["versions"]
+    )
+
+
+def _config_of(path: pathlib.Path, record: dict[str, Any]) -> Config:
+    try:
+        return from_config_dict(record["config"])
+    except ConfigError as error:
+        raise WorkdirError(
+            f"{path / CONFIG_FILE} was written by m3po_jax {record['versions']['m3po_jax']} and "
+            f"does not fit this one, {m3po_jax.__version__} ({error}); use that version for it, "
+            "or another --workdir"
+        ) from error
+
+
+def _checkpoints(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders of checkpoints, unfinished ones included, and nothing else there."""
+    folder = path / CHECKPOINT_FOLDER
+    if not folder.is_dir() or folder.is_symlink():
+        return []
+    return [
+        child
+        for child in folder.iterdir()
+        if child.is_dir() and child.name.partition(".")[0].isdigit()
+    ]
+
+
+def _refuse_headless(path: pathlib.Path) -> None:
+    """Files of a run without its config must not be taken for those of a new run."""
+    names = [name for name in (METRICS_FILE, EVALUATION_FILE) if (path / name).exists()]
+    for name in [*names, *([CHECKPOINT_FOLDER] if _checkpoints(path) else [])]:
+        raise WorkdirError(
+            f"{path} holds {name} but no {CONFIG_FILE}, so the run in it cannot be told; "
+            f"put {CONFIG_FILE} back, remove {path / name}, or give another --workdir"
+        )
+
+
+def _remove_run(path: pathlib.Path) -> None:
+    """Deletes the run and nothing else; config.json last, so that a kill leaves it recognisable."""
+    if not (path / CONFIG_FILE).exists():
+        return
+    _read_record(path)  # refuses a config.json that is not ours
+    for child in _checkpoints(path):
+        shutil.rmtree(child)
+    with contextlib.suppress(OSError):  # something of the user's is in there
+        (path / CHECKPOINT_FOLDER).rmdir()
+    for name in (METRICS_FILE, EVALUATION_FILE, CONFIG_FILE):
+        (path / name).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The latent model as the planner sees it, imagination, and the world-model losses."""

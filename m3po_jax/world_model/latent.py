@@ -1,0 +1,86 @@
+"""The learned world model behind the `LatentModel` protocol."""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from m3po_jax.networks.factory import Networks
+from m3po_jax.ops import two_hot
+from m3po_jax.types import Params
+
+
+class TaskContext(NamedTuple):
+    """What the modules must know of the task; leading axes broadcast against the latent's."""
+
+    e: jax.Array  # [..., E] task embedding
+    action_mask: jax.Array  # [..., A]
+
+
+@flax.struct.dataclass
+class WorldModelLatent:
+    """`LatentModel` of the world model, the Q ensemble and the policy prior.
+
+    Attributes:
+        world_model: World-model parameters.
+        q: Parameters of the Q heads that value: online or EMA ones.
+        policy_params: Policy parameters.
+        networks: The bundle.
+    """
+
+    world_model: Params
+    q: Params
+    policy_params: Params
+    networks: Networks = flax.struct.field(pytree_node=False)
+
+    def next(
+        self, z: jax.Array, u: jax.Array, context: TaskContext
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """See `LatentModel.next`."""
+        e, a = self._inputs(z, u, context)
+        networks, params = self.networks, self.world_model
+        z_next = networks.apply_model(params, "next_latent", z, a, e)
+        logits = networks.apply_model(params, "reward_logits", z, a, e)
+        reward = two_hot.decode(logits, networks.support)
+        if not networks.world_model.has_termination:
+            return z_next, reward, jnp.ones_like(reward)
+        logit = networks.apply_model(params, "termination_logit", z, a, e)
+        return z_next, reward, jax.nn.sigmoid(-logit)
+
+    def values(self, z: jax.Array, u: jax.Array, context: TaskContext) -> jax.Array:
+        """Value by each head `[num_q, ...]`."""
+        e, a = self._inputs(z, u, context)
+        params = {**self.world_model, "q": self.q}
+        logits = self.networks.apply_model(params, "q_logits", z, a, e)
+        return two_hot.decode(logits, self.networks.support)
+
+    def value(self, z: jax.Array, u: jax.Array, context: TaskContext) -> jax.Array:
+        """Mean over the heads; see `LatentModel.value`."""
+        return jnp.mean(self.values(z, u, context), axis=0)
+
+    def policy(self, z: jax.Array, context: TaskContext) -> tuple[jax.Array, jax.Array]:
+        """See `LatentModel.policy`."""
+        e = _broadcast(context.e, z)
+        mask = _broadcast(context.action_mask, z)
+        return self.networks.policy(self.policy_params, z, e, mask)
+
+    def state_value(self, z: jax.Array, context: TaskContext) -> jax.Array:
+        """V_mb(z) = mean_i Q_i(z, pi(z)) `[...]`, pi at its mean (ALGORITHM section 4)."""
+        mean, _ = self.policy(z, context)
+        return self.value(z, mean, context)
+
+    def _inputs(
+        self, z: jax.Array, u: jax.Array, context: TaskContext
+    ) -> tuple[jax.Array, jax.Array]:
+        return _broadcast(context.e, z), jnp.tanh(u) * _broadcast(context.action_mask, z)
+
+
+def task_context(networks: Networks, world_model: Params, task_id: jax.Array) -> TaskContext:
+    """Context of tasks `[...]`. No gradient reaches the embedding through it."""
+    e = jax.lax.stop_gradient(networks.embed(world_model, task_id))
+    return TaskContext(e=e, action_mask=networks.action_mask(task_id))
+
+
+def _broadcast(x: jax.Array, z: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(x, (*z.shape[:-1], x.shape[-1]))

@@ -1,0 +1,152 @@
+"""Targets and losses of the world model (ALGORITHM section 1)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from m3po_jax.config import WorldModelConfig
+from m3po_jax.networks.factory import Networks
+from m3po_jax.ops import returns, two_hot
+from m3po_jax.types import Params, Window
+from m3po_jax.world_model.imagine import imagine
+from m3po_jax.world_model.latent import TaskContext, WorldModelLatent
+
+
+def td_targets(
+    model: WorldModelLatent,
+    z_next: jax.Array,
+    context: TaskContext,
+    window: Window,
+    discount: jax.Array,
+    key: jax.Array,
+) -> jax.Array:
+    """TD-MPC2's targets `r + gamma (1 - d) min Q(z', a')` over two random EMA heads.
+
+    Args:
+        model: Latent model with the EMA heads.
+        z_next: Latents of the true next observations `[W, B, Z]`.
+        context: Task context `[B, ...]`.
+        window: The real steps.
+        discount: gamma_k of the windows `[B]`.
+        key: Consumed.
+
+    Returns:
+        Targets `[W, B]`.
+    """
+    head_key, action_key = jax.random.split(key)
+    mean, std = model.policy(z_next, context)
+    u = mean + std * jax.random.normal(action_key, mean.shape)
+    values = model.values(z_next, u, context)
+    heads = jax.random.permutation(head_key, values.shape[0])[:2]
+    value = jnp.min(values[heads], axis=0)
+    return window.reward + discount * (1.0 - window.termination) * value
+
+
+def lambda_targets(
+    model: WorldModelLatent,
+    z_next: jax.Array,
+    context: TaskContext,
+    window: Window,
+    discount: jax.Array,
+    key: jax.Array,
+    *,
+    cfg: WorldModelConfig,
+) -> jax.Array:
+    """Model-based targets `r + gamma (1 - d) G`, G a lambda-return imagined from `z'`.
+
+    The policy is followed for `cfg.imagined_target_steps` steps and valued by the mean of the EMA
+    heads. Arguments and result as in `td_targets`.
+    """
+    steps = cfg.imagined_target_steps
+    imagine_key, value_key = jax.random.split(key)
+    imagined = imagine(model, z_next, context, imagine_key, horizon=steps)
+    # The values that G needs are of z^1 ... z^n; the action in z^n is drawn here.
+    mean, std = model.policy(imagined.z_next[-1], context)
+    last_u = mean + std * jax.random.normal(value_key, mean.shape)
+    u = jnp.concatenate([imagined.u[1:], last_u[None]])
+    value = model.value(imagined.z_next, u, context)
+    lambda_return = lambda r, d, v: returns.lambda_return(  # noqa: E731
+        r, d, v, jnp.ones_like(r), lambda_=cfg.lambda_
+    )
+    flat = lambda x: x.reshape(steps, -1)  # noqa: E731
+    result = jax.vmap(lambda_return, in_axes=1, out_axes=1)(
+        flat(imagined.reward), flat(discount * imagined.continuation), flat(value)
+    )[0].reshape(z_next.shape[:-1])
+    return window.reward + discount * (1.0 - window.termination) * result
+
+
+def world_model_losses(
+    networks: Networks,
+    params: Params,
+    window: Window,
+    z_target: jax.Array,
+    value_target: jax.Array,
+    key: jax.Array,
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Losses of every step of the windows, unscaled and unmasked.
+
+    The model is rolled forward in latent space from the first observation; no later observation
+    enters except as a target.
+
+    Args:
+        networks: The bundle.
+        params: World-model parameters.
+        window: The real steps.
+        z_target: Latents of the true next observations `[W, B, Z]`, without gradient.
+        value_target: Q targets `[W, B]`, without gradient.
+        key: Consumed by dropout.
+
+    Returns:
+        `consistency`, `reward`, `value` and (if some task terminates) `termination`, each `[W, B]`,
+        and the first latents `[B, Z]`.
+    """
+    e = networks.embed(params, window.task_id)
+    actions = jnp.tanh(window.pre_tanh_action) * networks.action_mask(window.task_id)
+    z = first = networks.encode(params, window.observation[0], e)
+    latents, predicted = [], []
+    for a in actions:
+        latents.append(z)
+        z = networks.apply_model(params, "next_latent", z, a, e)
+        predicted.append(z)
+    z_t = jnp.stack(latents)
+    e_t = jnp.broadcast_to(e, (*z_t.shape[:-1], e.shape[-1]))
+    inputs = (z_t, actions, e_t)
+    reward_logits = networks.apply_model(params, "reward_logits", *inputs)
+    q_logits = networks.apply_model(params, "q_logits", *inputs, train=True, rngs={"dropout": key})
+    targets = jnp.broadcast_to(value_target, q_logits.shape[:-1])
+    losses = {
+        "consistency": jnp.mean((jnp.stack(predicted) - z_target) ** 2, axis=-1),
+        "reward": two_hot.cross_entropy(reward_logits, window.reward, networks.support),
+        "value": jnp.mean(two_hot.cross_entropy(q_logits, targets, networks.support), axis=0),
+    }
+    if networks.world_model.has_termination:
+        logit = networks.apply_model(params, "termination_logit", *inputs)
+        losses["termination"] = optax.sigmoid_binary_cross_entropy(logit, window.termination)
+    return losses, first
+
+
+def total_loss(
+    losses: dict[str, jax.Array], mask: jax.Array, *, cfg: WorldModelConfig
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Scales, masks and sums the losses: `sum_t rho^t mean_B(...) / W`.
+
+    Args:
+        losses: Losses `[W, B]` by name.
+        mask: 1 for steps that count `[W, B]`.
+        cfg: Scales and rho.
+
+    Returns:
+        The total `[]` and the unscaled masked mean of each loss `[]`.
+    """
+    scales = {
+        "consistency": cfg.consistency_scale,
+        "reward": cfg.reward_scale,
+        "value": cfg.value_scale,
+        "termination": cfg.termination_scale,
+    }
+    horizon = mask.shape[0]
+    weight = mask * cfg.rho ** jnp.arange(horizon, dtype=jnp.float32)[:, None]
+    total = sum(scales[name] * jnp.sum(weight * loss) for name, loss in losses.items())
+    count = jnp.maximum(jnp.sum(mask), 1.0)
+    means = {name: jnp.sum(mask * loss) / count for name, loss in losses.items()}
+    return total / (horizon * mask.shape[1]), means

@@ -1,0 +1,59 @@
+"""All packaging metadata of m3po_jax; requirements.txt holds the versions that were tested."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "m3po_jax" / "__init__.py").read_text(), re.MULTILINE
+)
+assert VERSION is not None
+
+TEST = ["hypothesis", "pytest>=8", "pytest-xdist"]
+
+setuptools.setup(
+    name="m3po_jax",
+    version=VERSION.group(1),
+    description="Multi-task model-based policy optimization (M3PO) in JAX: a reconstruction",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["m3po_jax", "m3po_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2",
+        "brax>=0.14,<0.15",
+        "chex>=0.1.90",
+        "flax>=0.12,<0.14",
+        "jax>=0.10,<0.13",
+        "ml-collections>=1",
+        "mujoco>=3.3",
+        "mujoco-mjx>=3.3",
+        "numpy>=2",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "playground>=0.2,<0.3",
+        "rich>=13",
+    ],
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, "mypy", "pre-commit", "ruff"],
+        "cuda13": ["jax[cuda13]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+    },
+    entry_points={
+        "console_scripts": [
+            "m3po-train = m3po_jax.cli.train:run",
+            "m3po-evaluate = m3po_jax.cli.evaluate:run",
+        ]
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,129 @@
+"""The commands around a stand-in for the training loop, so that nothing is compiled."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+STAND_IN = """
+import dataclasses, json, os, sys, types
+import m3po_jax.training
+from m3po_jax.config import UserError
+
+assert "jax" not in sys.modules
+
+def train_and_evaluate(config, workdir):
+    if os.environ.get("FAULT") == "user":
+        raise UserError("the disk is full")
+    if os.environ.get("FAULT") == "interrupt":
+        raise KeyboardInterrupt
+    checkpoints = workdir / "checkpoints" / "5"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    got = {"config": dataclasses.asdict(config), "workdir": str(workdir), "cache": cache}
+    print(json.dumps(got))
+    return {}
+
+def evaluate_workdir(config, workdir, *, episodes, policy, seed):
+    task = {"return_mean": 812.25, "return_std": 3.0, "length_mean": 250.0,
+            "episodes": episodes, "normalized": 0.81225}
+    return {"env_steps": 7, "tasks": {config.tasks[0]: task}, "normalized_mean": 0.81225,
+            "policy": policy, "seed": seed}
+
+loop = types.ModuleType("m3po_jax.training.loop")
+loop.train_and_evaluate = train_and_evaluate
+loop.evaluate_workdir = evaluate_workdir
+sys.modules["m3po_jax.training.loop"] = m3po_jax.training.loop = loop
+from m3po_jax.cli import COMMAND
+COMMAND.run()
+"""
+
+
+def call(command, *arguments, **environment):
+    kept = {key: value for key, value in os.environ.items() if "COMPIL" not in key}
+    return subprocess.run(
+        [sys.executable, "-c", STAND_IN.replace("COMMAND", command), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**kept, "PYTHONPATH": str(ROOT), **environment},
+        timeout=60,
+    )
+
+
+def train(workdir, *arguments, **environment):
+    flags = ["--config=experiments/configs/toy.py", f"--workdir={workdir}"]
+    return call("train", *flags, *arguments, **environment)
+
+
+def test_the_loop_gets_the_config_and_the_workdir(tmp_path):
+    result = train(
+        tmp_path / "a run",
+        "--config.train.total_env_steps=50000",
+        "--config.planner.temperature=1",
+        "--noconfig.planner.collect",
+        "--config.tasks=toy/PointReachB",
+        "--config.tasks=toy/PointReachA?num_envs=4",
+    )
+    assert result.returncode == 0, result.stderr
+    got = json.loads(result.stdout)
+    assert got["workdir"] == str(tmp_path / "a run")
+    assert got["config"]["train"]["total_env_steps"] == 50_000
+    assert got["config"]["planner"]["temperature"] == 1.0
+    assert got["config"]["planner"]["collect"] is False
+    assert got["config"]["tasks"] == ["toy/PointReachB", "toy/PointReachA?num_envs=4"]
+    assert json.loads((tmp_path / "a run/config.json").read_text())["config"] == got["config"]
+
+
+def test_resume_refuse_and_overwrite(tmp_path):
+    assert train(tmp_path).returncode == 0
+    assert train(tmp_path).returncode == 0
+    refused = train(tmp_path, "--config.seed=1")
+    assert refused.returncode == 2
+    assert "seed: 0 there, 1 asked for" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert train(tmp_path, "--config.seed=1", "--overwrite").returncode == 0
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 1
+
+
+def test_the_compile_cache_is_on_unless_switched_off(tmp_path):
+    def cache(**environment):
+        return json.loads(train(tmp_path, **environment).stdout)["cache"]
+
+    assert cache(XDG_CACHE_HOME="/somewhere") == "/somewhere/m3po_jax/xla"
+    assert cache(XDG_CACHE_HOME="", HOME="/home/me") == "/home/me/.cache/m3po_jax/xla"
+    assert cache(M3PO_COMPILE_CACHE="/elsewhere") == "/elsewhere"
+    assert cache(M3PO_COMPILE_CACHE="off") is None
+    assert cache(M3PO_COMPILE_CACHE="/a", JAX_COMPILATION_CACHE_DIR="/b") == "/b"
+
+
+def test_a_users_error_is_a_message_and_an_interrupt_has_its_code(tmp_path):
+    full = train(tmp_path, FAULT="user")
+    assert (full.returncode, full.stderr) == (2, "error: the disk is full\n")
+    stopped = train(tmp_path, FAULT="interrupt")
+    assert stopped.returncode == 130
+    assert "goes on from the last checkpoint" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+
+
+def test_evaluate_prints_a_table_or_json(tmp_path):
+    assert train(tmp_path).returncode == 0
+    table = call("evaluate", f"--workdir={tmp_path}")
+    assert table.returncode == 0, table.stderr
+    assert "toy/PointReachA" in table.stdout
+    assert "812.2" in table.stdout
+    flags = ["--json", "--episodes=3", "--policy=prior", "--seed=9"]
+    record = json.loads(call("evaluate", f"--workdir={tmp_path}", *flags).stdout)
+    assert record["tasks"]["toy/PointReachA"]["episodes"] == 3
+    assert (record["policy"], record["seed"]) == ("prior", 9)
+
+
+def test_evaluate_needs_a_checkpoint(tmp_path):
+    assert train(tmp_path).returncode == 0
+    (tmp_path / "checkpoints" / "5").rmdir()
+    result = call("evaluate", f"--workdir={tmp_path}")
+    assert result.returncode == 2
+    assert "no checkpoint yet" in result.stderr

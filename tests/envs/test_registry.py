@@ -1,0 +1,115 @@
+"""Tests of the task names and their options."""
+
+import subprocess
+import sys
+
+import pytest
+
+from m3po_jax import config
+from m3po_jax.envs import registry
+
+
+def test_dmc_names_are_those_of_playground():
+    from mujoco_playground import dm_control_suite
+
+    assert sorted(registry.DMC_NAMES) == sorted(dm_control_suite.ALL_ENVS)
+
+
+def test_brax_names_are_those_of_brax():
+    from brax import envs
+
+    assert sorted(registry.BRAX_NAMES) == sorted(envs._envs)
+
+
+def test_toy_names_all_load():
+    for name in registry.TOY_NAMES:
+        registry.make_env(registry.parse_task(f"toy/{name}"))
+
+
+def test_task_names_hold_every_suite_once():
+    names = registry.task_names()
+    assert len(names) == len(set(names)) == 25 + 12 + len(registry.TOY_NAMES)
+    assert all(registry.parse_task(name).name == name for name in names)
+
+
+def test_parse_reads_typed_options():
+    request = registry.parse_task("brax/ant?backend=mjx&num_envs=16&discount=0.97&action_repeat=2")
+    assert request.name == "brax/ant"
+    assert request.options == {
+        "backend": "mjx",
+        "num_envs": 16,
+        "discount": 0.97,
+        "action_repeat": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dmc/CartpoleSwingUp", ["'dmc/CartpoleSwingUp'", "dmc/CartpoleSwingup"]),
+        ("CartpoleSwingup", ["'CartpoleSwingup'", "dmc/CartpoleSwingup"]),
+        ("brx/ant", ["'brx/ant'", "brax/ant"]),
+        ("", ["''", "known are"]),
+        ("brax/ant?backend=sprng", ["brax/ant", "backend='sprng'", "spring"]),
+        ("brax/ant?num_env=3", ["brax/ant", "'num_env'", "num_envs"]),
+        ("brax/ant?num_envs=3.5", ["num_envs='3.5'", "positive whole number"]),
+        ("brax/ant?num_envs=0", ["num_envs='0'", "positive whole number"]),
+        ("brax/ant?discount=1", ["discount='1'", "between 0 and 1"]),
+        ("brax/ant?discount=nan", ["discount='nan'", "between 0 and 1"]),
+        ("brax/ant?num_envs", ["'num_envs'", "key=value"]),
+        ("brax/ant?", ["key=value"]),
+        ("brax/ant?num_envs=1&num_envs=2", ["'num_envs'", "more than once"]),
+        ("toy/PointReachA?backend=spring", ["toy/PointReachA", "'backend'"]),
+        ("dmc/CartpoleSwingup?backend=spring", ["dmc/CartpoleSwingup", "'backend'"]),
+        ("dmc/CartpoleSwingup?impl=jaxx", ["impl='jaxx'", "jax"]),
+        ("brax/swimmer?backend=spring", ["backend='spring'", "generalized"]),
+        ("brax/fast?backend=spring", ["brax/fast", "'backend'"]),
+    ],
+)
+def test_parse_refuses_and_names_the_nearest(name, words):
+    with pytest.raises(ValueError) as error:
+        registry.parse_task(name)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "word"),
+    [
+        ([], "no task"),
+        ("toy/PointReachA", "sequence"),
+        (["toy/PointReachA", "toy/PointReachA"], "toy/PointReachA comes more than once"),
+        (["toy/PointReachA", "toy/PointReachA?num_envs=2"], "more than once"),
+    ],
+)
+def test_make_refuses_no_task_and_the_same_task_twice(names, word):
+    with pytest.raises(ValueError, match=word):
+        registry.make(names, config.EnvConfig())
+
+
+def test_make_applies_settings_and_options():
+    env = registry.make(
+        [
+            "toy/PointReachA",
+            "toy/TerminatingPole?num_envs=3&action_repeat=1&episode_length=31&discount=0.9",
+        ],
+        config.EnvConfig(num_envs=5, action_repeat=4),
+    )
+    first, second = env.specs
+    assert env.num_envs == (5, 3)
+    assert first.name == "toy/PointReachA"
+    assert second.name == "toy/TerminatingPole"
+    # 50 control steps in blocks of 4, the last of them cut in the count only.
+    assert (first.episode_length, first.action_repeat) == (13, 4)
+    assert (second.episode_length, second.action_repeat) == (31, 1)
+    assert second.discount == 0.9
+    assert (first.can_terminate, second.can_terminate) == (False, True)
+
+
+def test_registry_import_and_parse_load_no_simulator():
+    code = (
+        "import sys; from m3po_jax.envs import registry; registry.parse_tasks(['brax/ant']); "
+        "heavy = {'jax', 'brax', 'mujoco', 'mujoco_playground', 'flax'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,110 @@
+"""Tests of action repeat, padding and casting."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m3po_jax.envs import base, wrappers
+
+
+class Counter:
+    """Counts its steps; reward = count; ends or breaks at chosen counts."""
+
+    observation_size = 1
+    action_size = 1
+    episode_length = 10
+    can_terminate = True
+
+    def __init__(self, terminate_at=99, bad_observation_at=99, bad_reward_at=99):
+        self._terminate_at = terminate_at
+        self._bad_observation_at = bad_observation_at
+        self._bad_reward_at = bad_reward_at
+
+    def reset(self, key):
+        del key
+        return self._state(jnp.zeros((), jnp.float32)).replace(reward=jnp.zeros((), jnp.float32))
+
+    def step(self, state, action):
+        del action
+        return self._state(state.physics + 1.0)
+
+    def _state(self, count):
+        bad_observation = count == self._bad_observation_at
+        bad_reward = count == self._bad_reward_at
+        return base.EnvState(
+            physics=count,
+            observation=jnp.where(bad_observation, jnp.nan, count)[None],
+            reward=jnp.where(bad_reward, jnp.inf, count),
+            termination=(count == self._terminate_at).astype(jnp.float32),
+        )
+
+
+def _steps(environment, num_steps, repeats):
+    repeated = wrappers.ActionRepeat(environment, repeats)
+    state = repeated.reset(jax.random.key(0))
+    states = []
+    for _ in range(num_steps):
+        state = repeated.step(state, jnp.zeros((1,)))
+        states.append(state)
+    return states
+
+
+def test_rewards_are_summed_and_do_not_leak_into_the_next_step():
+    first, second = _steps(Counter(), 2, 3)
+    # 1 + 2 + 3, then 4 + 5 + 6.
+    assert (first.reward, second.reward) == (6.0, 15.0)
+    assert (first.observation, second.observation) == (3.0, 6.0)
+
+
+def test_one_repeat_is_the_environment_itself():
+    (state,) = _steps(Counter(), 1, 1)
+    assert state.reward == 1.0
+
+
+def test_nothing_is_added_after_a_termination():
+    (state,) = _steps(Counter(terminate_at=2), 1, 4)
+    # 1 + 2, and the successor is the state of the termination, not two steps later.
+    assert state.reward == 3.0
+    assert state.observation == 2.0
+    assert state.termination == 1.0
+
+
+def test_a_fault_inside_the_repeat_stays_visible():
+    # The environment is finite again one step later.
+    (state,) = _steps(Counter(bad_observation_at=2), 1, 4)
+    assert not wrappers.is_finite(state)
+    (state,) = _steps(Counter(bad_reward_at=2), 1, 4)
+    assert not wrappers.is_finite(state)
+    # A later termination does not hide it.
+    (state,) = _steps(Counter(bad_observation_at=2, terminate_at=3), 1, 4)
+    assert not wrappers.is_finite(state)
+    assert state.termination == 0.0
+
+
+def test_repeat_keeps_the_facts_of_the_environment():
+    repeated = wrappers.ActionRepeat(Counter(), 4)
+    assert isinstance(repeated, base.Environment)
+    assert (repeated.observation_size, repeated.action_size) == (1, 1)
+    assert (repeated.episode_length, repeated.can_terminate) == (10, True)
+    with pytest.raises(ValueError, match="at least 1"):
+        wrappers.ActionRepeat(Counter(), 0)
+
+
+def test_pad_last():
+    padded = wrappers.pad_last(jnp.ones((2, 3)), 5)
+    np.testing.assert_array_equal(padded, [[1, 1, 1, 0, 0]] * 2)
+    assert wrappers.pad_last(jnp.ones((2, 3)), 3).shape == (2, 3)
+    with pytest.raises(ValueError, match="cannot pad"):
+        wrappers.pad_last(jnp.ones((2, 3)), 2)
+
+
+def test_like_casts_and_drops_weak_types():
+    template = {"a": jax.ShapeDtypeStruct((), jnp.float32), "b": jax.ShapeDtypeStruct((2,), "int8")}
+    cast = wrappers.like({"a": 1.0, "b": jnp.ones((2,))}, template)
+    assert (cast["a"].dtype, cast["a"].weak_type) == (jnp.float32, False)
+    assert cast["b"].dtype == jnp.int8
+    with pytest.raises(ValueError, match="'b'"):
+        wrappers.like({"a": 1.0, "b": jnp.ones((3,))}, template)
+    with pytest.raises(ValueError):
+        wrappers.like({"a": 1.0}, template)

@@ -1,0 +1,268 @@
+import dataclasses
+import importlib
+import math
+
+import ml_collections
+import pytest
+
+from m3po_jax import config as config_lib
+from m3po_jax import config_validation
+from m3po_jax.config import Config, ConfigError, NetworkConfig
+from m3po_jax.config_validation import validate
+
+TOY = ("toy/PointReachA", "toy/PointReachB")
+
+
+def make(**overrides):
+    """The default settings on two toy tasks, with `part__name=value` overrides."""
+    tree = config_lib.default_config().to_dict()
+    tree["tasks"] = TOY
+    for key, value in overrides.items():
+        part, _, name = key.partition("__")
+        if name:
+            tree[part][name] = value
+        else:
+            tree[part] = value
+    return tree
+
+
+def refusal(tree):
+    with pytest.raises(ConfigError) as caught:
+        validate(config_lib.from_config_dict(tree))
+    return str(caught.value)
+
+
+def test_default_config_is_the_dataclasses_defaults():
+    cfg = config_lib.default_config()
+    assert config_lib.from_config_dict(cfg) == Config()
+    assert hash(config_lib.from_config_dict(cfg)) == hash(Config())
+
+
+def test_default_config_is_locked_but_keys_can_change():
+    cfg = config_lib.default_config()
+    cfg.planner.horizon = 5
+    cfg.tasks = ("toy/PointReachA",)
+    assert config_lib.from_config_dict(cfg).planner.horizon == 5
+    assert config_lib.from_config_dict(cfg).tasks == ("toy/PointReachA",)
+    with pytest.raises(AttributeError):
+        cfg.planner.horizn = 5
+
+
+def test_two_default_configs_share_nothing():
+    first, second = config_lib.default_config(), config_lib.default_config()
+    first.train.log_every = 7
+    assert second.train.log_every == Config().train.log_every
+
+
+def test_json_types_come_back_as_the_dataclasses_types():
+    cfg = config_lib.from_config_dict(make(tasks=list(TOY), planner__temperature=1))
+    assert cfg.tasks == TOY
+    assert type(cfg.planner.temperature) is float
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        (make(train__total_env_stps=3), ["train.total_env_stps", "train.total_env_steps"]),
+        (make(sead=3), ["config.sead", "seed"]),
+        (make(train__total_env_steps=3.5), ["train.total_env_steps", "3.5", "float", "int"]),
+        (make(train__total_env_steps="many"), ["train.total_env_steps", "'many'", "str"]),
+        (make(train__total_env_steps=True), ["train.total_env_steps", "True", "bool"]),
+        (make(planner__collect=1), ["planner.collect", "1", "bool"]),
+        (make(planner__temperature="hot"), ["planner.temperature", "'hot'", "float"]),
+        (make(policy__data=3), ["policy.data", "3", "str"]),
+        (make(tasks="toy/PointReachA"), ["tasks", "'toy/PointReachA'", "tuple"]),
+        (make(tasks=(1, 2)), ["tasks", "(1, 2)", "tuple"]),
+        (make(planner=3), ["config.planner", "3", "group"]),
+        (make(planner=None), ["config.planner", "None", "group"]),
+    ],
+)
+def test_wrong_names_and_types_are_refused(tree, words):
+    text = refusal(tree)
+    assert all(word in text for word in words), text
+
+
+def test_a_missing_key_is_refused_with_a_remedy():
+    tree = make()
+    del tree["planner"]["horizon"]
+    assert "config.planner.horizon is missing" in refusal(tree)
+    assert "default_config()" in refusal(tree)
+
+
+def test_something_that_is_no_config_is_refused():
+    with pytest.raises(ConfigError, match="must be a ConfigDict"):
+        config_lib.from_config_dict(3)
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        (make(tasks=()), ["tasks", "no task"]),
+        (make(tasks=("toy/PointRechA",)), ["tasks[0]", "toy/PointRechA", "toy/PointReachA"]),
+        (make(tasks=("dmc/CartpoleSwingUp",)), ["tasks[0]", "dmc/CartpoleSwingup"]),
+        (make(tasks=(TOY[0], "toy/PointReachB?num_env=3")), ["tasks[1]", "num_env", "num_envs"]),
+        (make(tasks=(TOY[0], TOY[0])), ["tasks[1]", "twice"]),
+        (make(tasks=(TOY[0], TOY[0] + "?num_envs=3")), ["tasks[1]", "twice"]),
+        (make(network__size="tyni"), ["network.size", "'tyni'", "tiny"]),
+        (make(network__size="huge"), ["network.size", "'huge'", "317M"]),
+        (make(network__latent_size=60), ["network.latent_size", "60", "56 or 64"]),
+        (make(network__latent_size=4), ["network.latent_size", "4", "nearest: 8"]),
+        (make(network__simplex_size=7), ["network.latent_size", "64", "63 or 70"]),
+        (make(network__num_q=1), ["network.num_q", "1", "at least 2"]),
+        (make(network__support_low=10.0), ["network.support_low", "network.support_high"]),
+        (make(network__log_std_min=2.0), ["network.log_std_min", "network.log_std_max"]),
+        (make(network__support_high=99.0), ["network.support_high", "99.0", "20"]),
+        (make(network__dropout=1.0), ["network.dropout", "1.0", "below 1"]),
+        (make(planner__num_elites=33), ["planner.num_elites", "33", "num_samples = 32"]),
+        (make(planner__num_policy_samples=40), ["planner.num_policy_samples", "40", "32"]),
+        (make(planner__min_std=3.0), ["planner.min_std", "3.0", "max_std = 2.0"]),
+        (make(planner__horizon=9), ["planner.horizon", "9", "env.unroll_length = 8"]),
+        (make(world_model__horizon=9), ["world_model.horizon", "9", "env.unroll_length = 8"]),
+        (make(world_model__batch_size=1), ["world_model.batch_size", "1", "2 tasks"]),
+        (make(world_model__value_target="lamda"), ["value_target", "'lamda'", "lambda"]),
+        (make(policy__objective="pathwize"), ["policy.objective", "pathwise"]),
+        (make(policy__trust_region="off"), ["policy.trust_region", "'off'", "none"]),
+        (make(policy__data="planner"), ["policy.data", "imagined, real"]),
+        (make(policy__minibatches=385), ["policy.minibatches", "385", "384", "more than"]),
+        (make(policy__minibatches=5), ["policy.minibatches", "5", "384", "nearest: 4"]),
+        (make(policy__minibatches=3, policy__data="real"), ["3", "128", "nearest: 2"]),
+        (make(critic__minibatches=129), ["critic.minibatches", "129", "128"]),
+        (make(policy__planner_kl_scale=0.1), ["policy.planner_kl_scale", "0.1", "'real'"]),
+        (make(policy__clip_epsilon=1.0), ["policy.clip_epsilon", "1.0"]),
+        (make(exploration__bonus="none"), ["exploration.bonus", "'none'", "discrepancy"]),
+        (make(exploration__beta_start=-0.1), ["exploration.beta_start", "-0.1", "0 or more"]),
+        (make(replay__capacity=127), ["replay.capacity", "127", "at least 128"]),
+        (make(train__random_env_steps=191), ["train.random_env_steps", "191", "at least 192"]),
+        (make(train__total_env_steps=7_500), ["train.total_env_steps", "7500"]),
+        (make(train__eval_policy="priors"), ["train.eval_policy", "'priors'", "prior"]),
+        (make(train__log_every=0), ["train.log_every", "0", "at least 1"]),
+        (make(seed=-1), ["seed", "-1"]),
+        (make(seed=2**32), ["seed", "4294967296"]),
+        (make(env__num_envs=0), ["env.num_envs", "0", "at least 1"]),
+    ],
+)
+def test_wrong_values_are_refused_with_name_value_and_remedy(tree, words):
+    text = refusal(tree)
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        make(),
+        make(planner__num_elites=32, planner__num_policy_samples=32),
+        make(planner__horizon=8, world_model__horizon=8, train__random_env_steps=8 * 2 * 8 * 4),
+        make(policy__minibatches=384),
+        make(policy__minibatches=128, policy__data="real"),
+        make(policy__minibatches=512, policy__objective="pathwise"),
+        make(policy__planner_kl_scale=0.1, policy__data="real"),
+        make(replay__capacity=128),
+        make(train__random_env_steps=192),
+        make(exploration__beta_start=0.0, exploration__beta_end=0.0),
+        make(planner__num_policy_samples=0),
+        make(network__size="317M", network__latent_size=8),
+        make(tasks=("dmc/CartpoleBalance", "brax/ant?backend=spring&num_envs=3", *TOY)),
+    ],
+)
+def test_values_at_the_limits_pass(tree):
+    validate(config_lib.from_config_dict(tree))
+
+
+def numeric_keys():
+    return [key for key, kind in config_lib.field_types().items() if kind in (int, float)]
+
+
+def test_every_setting_has_one_rule():
+    in_rules = [key for _, _, keys in config_validation.RULES for key in keys]
+    assert sorted(in_rules) == sorted(numeric_keys())
+    texts = {key for key, kind in config_lib.field_types().items() if kind is str}
+    assert texts == {*config_validation.CHOICES, "network.size"}
+
+
+def absurd_numbers():
+    for key in numeric_keys():
+        if config_lib.field_types()[key] is int:
+            yield key, -(10**9)
+        else:
+            yield from ((key, value) for value in (-1e9, math.nan, math.inf))
+
+
+@pytest.mark.parametrize(("key", "value"), list(absurd_numbers()))
+def test_every_number_is_checked(key, value):
+    text = refusal(make(**{key.replace(".", "__", 1): value}))
+    assert f"config.{key} = {value!r}" in text
+
+
+def test_every_choice_passes():
+    for key, choices in config_validation.CHOICES.items():
+        for choice in choices:
+            validate(config_lib.from_config_dict(make(**{key.replace(".", "__", 1): choice})))
+
+
+def test_task_options_count_in_the_load():
+    tree = make(tasks=("toy/PointReachA?num_envs=2&action_repeat=1", "toy/PointReachB"))
+    load = config_validation.task_load(config_lib.from_config_dict(tree))
+    # 8 steps of 2 and 8 environments; 1 and 4 simulator steps each
+    assert load == config_validation.Load((2, 8), 80, 8 * (2 * 1 + 8 * 4))
+
+
+@pytest.mark.parametrize("name", ["classic", "toy"])
+def test_our_config_files_are_valid_and_only_differ(name):
+    module = importlib.import_module(f"experiments.configs.{name}")
+    cfg = module.get_config()
+    assert isinstance(cfg, ml_collections.ConfigDict)
+    assert cfg.is_locked
+    validate(config_lib.from_config_dict(cfg))
+    assert set(cfg.to_dict()) == set(config_lib.default_config().to_dict())
+
+
+# encoder, layers, mlp, latent, Q heads as ALGORITHM section 1 lists them
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("tiny", (128, 1, 128, 64, 2)),
+        ("1M", (256, 2, 384, 128, 2)),
+        ("5M", (256, 2, 512, 512, 5)),
+        ("19M", (1024, 3, 1024, 768, 5)),
+        ("48M", (1792, 4, 1792, 768, 5)),
+        ("317M", (4096, 5, 4096, 1376, 8)),
+    ],
+)
+def test_presets(size, expected):
+    network = config_lib.resolve_network(NetworkConfig(size=size), 3)
+    assert expected == (
+        network.encoder_width,
+        network.encoder_layers,
+        network.mlp_width,
+        network.latent_size,
+        network.num_q,
+    )
+    assert network.latent_size % network.simplex_size == 0
+
+
+def test_given_sizes_win_over_the_preset():
+    network = config_lib.resolve_network(NetworkConfig(mlp_width=33, embedding_size=5), 80)
+    assert (network.mlp_width, network.encoder_width, network.embedding_size) == (33, 128, 5)
+    assert network.dropout == NetworkConfig().dropout
+
+
+def test_embedding_grows_at_ten_tasks():
+    sizes = [config_lib.resolve_network(NetworkConfig(), n).embedding_size for n in (1, 9, 10, 80)]
+    assert sizes == [16, 16, 96, 96]
+
+
+def test_resolving_is_idempotent():
+    network = config_lib.resolve_network(NetworkConfig(size="5M"), 3)
+    assert config_lib.resolve_network(network, 80) == network
+
+
+def test_hints():
+    assert config_lib.nearest("Imagind", ("imagined", "real")) == "did you mean imagined?"
+    assert config_lib.nearest("zzz", ("imagined", "real")) == "choose one of imagined, real"
+    assert "world_model.horizon" in str(config_lib.unknown_key("horizon"))
+    assert "group" in str(config_lib.unknown_key("train"))
+
+
+def test_config_is_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 3

@@ -1,0 +1,245 @@
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+
+from m3po_jax.training import metrics
+from m3po_jax.training.metrics import MetricsError, MetricsWriter, Progress
+
+ROWS = [
+    {"env_steps": 64 * i, "a/loss": 0.1 * i, "b, with comma": math.nan if i < 3 else -1e-30 * i}
+    for i in range(1, 6)
+]
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_all(folder, rows=ROWS):
+    with MetricsWriter(folder) as writer:
+        for row in rows:
+            writer.write(row)
+            writer.write_evaluation({"env_steps": row["env_steps"], "x": [1, 2]})
+
+
+def test_rows_come_back(tmp_path):
+    write_all(tmp_path)
+    got = read(tmp_path / "metrics.csv")
+    assert list(got[0]) == ["env_steps", "a/loss", "b, with comma"]
+    for row, expected in zip(got, ROWS, strict=True):
+        assert int(row["env_steps"]) == expected["env_steps"]
+        np.testing.assert_array_equal(
+            [np.float32(row[name]) for name in ("a/loss", "b, with comma")],
+            [np.float32(expected[name]) for name in ("a/loss", "b, with comma")],
+        )
+
+
+def test_env_steps_come_first_and_order_does_not_matter(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write({"z": 1.0, "env_steps": 3})
+        writer.write({"env_steps": 4, "z": 2.0})
+    assert (tmp_path / "metrics.csv").read_text() == "env_steps,z\n3,1\n4,2\n"
+
+
+def test_large_step_counts_stay_exact(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write({"env_steps": 12_345_678_901})
+    assert read(tmp_path / "metrics.csv")[0]["env_steps"] == "12345678901"
+
+
+def test_every_line_is_on_disk_at_once(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.write(ROWS[0])
+    writer.write_evaluation({"env_steps": 64})
+    assert len(read(tmp_path / "metrics.csv")) == 1
+    assert metrics.read_evaluations(tmp_path) == [{"env_steps": 64}]
+    writer.close()
+
+
+def test_a_restart_appends_under_one_header(tmp_path):
+    write_all(tmp_path, ROWS[:2])
+    write_all(tmp_path, ROWS[2:])
+    text = (tmp_path / "metrics.csv").read_text()
+    assert text.count("env_steps") == 1
+    assert [int(row["env_steps"]) for row in read(tmp_path / "metrics.csv")] == [
+        row["env_steps"] for row in ROWS
+    ]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_other_columns_are_refused(tmp_path, restart):
+    writer = MetricsWriter(tmp_path)
+    writer.write({"env_steps": 1, "old": 1.0})
+    if restart:
+        writer.close()
+        writer = MetricsWriter(tmp_path)
+    with writer, pytest.raises(MetricsError, match=r"missing now: \['old'\], new: \['new'\]"):
+        writer.write({"env_steps": 2, "new": 1.0})
+
+
+def test_env_steps_are_needed(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        with pytest.raises(MetricsError, match="env_steps"):
+            writer.write({"a": 1.0})
+        with pytest.raises(MetricsError, match="env_steps"):
+            writer.write_evaluation({"a": 1.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 5])
+def test_resuming_drops_what_lies_past_the_checkpoint(tmp_path, kept):
+    write_all(tmp_path)
+    writer = MetricsWriter(tmp_path)
+    writer.truncate_after(64 * kept + 10)
+    assert len(metrics.read_evaluations(tmp_path)) == kept
+    assert (tmp_path / "metrics.csv").exists() == (kept > 0)
+    writer.close()
+    write_all(tmp_path, ROWS[kept:])
+    assert [row["env_steps"] for row in metrics.read_evaluations(tmp_path)] == [
+        row["env_steps"] for row in ROWS
+    ]
+    assert len(read(tmp_path / "metrics.csv")) == len(ROWS)
+
+
+def test_nothing_at_all_is_kept_without_a_checkpoint(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write({"env_steps": 0, "old": 1.0})
+        writer.write_evaluation({"env_steps": 0})
+        writer.truncate_after(-1)
+        assert list(tmp_path.iterdir()) == []
+        writer.write({"env_steps": 0, "new": 1.0})
+    assert list(read(tmp_path / "metrics.csv")[0]) == ["env_steps", "new"]
+
+
+def test_a_kill_at_any_byte_leaves_no_duplicate_and_no_torn_line(tmp_path):
+    """The restart continues from the checkpoint at 128 steps and ends with the whole files."""
+    whole_folder = tmp_path / "whole"
+    whole_folder.mkdir()
+    write_all(whole_folder)
+    whole = {name: (whole_folder / name).read_bytes() for name in ("metrics.csv", "eval.jsonl")}
+    after_two = {name: b"\n".join(text.split(b"\n")[:3]) for name, text in whole.items()}
+    cut_folder = tmp_path / "cut"
+    cut_folder.mkdir()
+    # the checkpoint at 128 was saved after its two rows were flushed, so no cut comes before them
+    for cut in range(len(after_two["metrics.csv"]) + 1, len(whole["metrics.csv"]) + 1):
+        (cut_folder / "metrics.csv").write_bytes(whole["metrics.csv"][:cut])
+        lines = len(after_two["eval.jsonl"])
+        (cut_folder / "eval.jsonl").write_bytes(whole["eval.jsonl"][: max(cut, lines)])
+        with MetricsWriter(cut_folder) as writer:
+            writer.truncate_after(128)
+        write_all(cut_folder, ROWS[2:])
+        for name, text in whole.items():
+            assert (cut_folder / name).read_bytes() == text
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "eval.jsonl"])
+def test_a_damaged_line_in_the_middle_is_reported(tmp_path, name):
+    write_all(tmp_path)
+    lines = (tmp_path / name).read_text().splitlines()
+    lines[2] = lines[2][:2]
+    damaged = "\n".join(lines) + "\n"
+    (tmp_path / name).write_text(damaged)
+    match = f"line 3 of .*{name}"
+    with MetricsWriter(tmp_path) as writer, pytest.raises(MetricsError, match=match):
+        writer.truncate_after(10**6)
+    assert (tmp_path / name).read_text() == damaged
+
+
+def test_truncating_nothing_is_fine(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.truncate_after(5)
+    assert list(tmp_path.iterdir()) == []
+    assert metrics.read_evaluations(tmp_path) == []
+
+
+def test_the_table_lists_tasks_and_the_mean():
+    task = {"return_mean": 812.25, "return_std": 3.04, "length_mean": 250.0, "episodes": 16}
+    first, second = {**task, "normalized": 0.81225}, {**task, "normalized": 0.5}
+    record = {"tasks": {"dmc/A": first, "dmc/Long": second}, "normalized_mean": 0.656125}
+    assert metrics.evaluation_table(record) == (
+        "task      return  std  length  episodes  normalized\n"
+        "dmc/A      812.2  3.0   250.0        16       0.812\n"
+        "dmc/Long   812.2  3.0   250.0        16       0.500\n"
+        "mean                                          0.656"
+    )
+
+
+def test_the_table_shows_a_dash_where_no_score_is_known():
+    task = {"return_mean": 1.0, "return_std": 0.0, "length_mean": 9.0, "episodes": 1}
+    record = {"tasks": {"mine/A": {**task, "normalized": None}}, "normalized_mean": None}
+    assert [line.split()[-1] for line in metrics.evaluation_table(record).splitlines()[1:]] == [
+        "-",
+        "-",
+    ]
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_progress_says_position_speed_rest_and_returns():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(10_000, min_interval_s=5.0, stream=stream, clock=clock)
+    progress.update(1_000, {"dmc/A": math.nan})
+    clock.now += 10.0
+    progress.update(2_000, {"dmc/A": 12.34, "toy/B[x]": 5.0})
+    assert stream.getvalue().splitlines() == [
+        "1,000/10,000 env steps   10%  return: dmc/A -",
+        "2,000/10,000 env steps   20%  100 steps/s  1m 20s left  return: dmc/A 12.3, toy/B[x] 5.0",
+    ]
+
+
+def test_progress_keeps_its_interval_but_shows_the_end():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(100, min_interval_s=5.0, stream=stream, clock=clock)
+    for step in range(1, 101):
+        clock.now += 0.1
+        progress.update(step, {})
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3  # at 0.1 s, 5.1 s, and the end
+    assert lines[-1].startswith("100/100 env steps  100%")
+
+
+def test_progress_speed_is_that_of_the_last_minute():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(10**6, min_interval_s=0.0, stream=stream, clock=clock)
+    steps = 0
+    for rate in [1000] * 60 + [10] * 120:  # fast random steps, then slow learning ones
+        clock.now += 1.0
+        steps += rate
+        progress.update(steps, {})
+    assert "  10 steps/s  " in stream.getvalue().splitlines()[-1]
+
+
+def test_progress_lines_are_plain_and_whole_in_a_file():
+    stream = io.StringIO()
+    progress = Progress(100, stream=stream)
+    progress.say("memory [red]not markup[/red] " + "x" * 300)
+    progress.update(100, {f"task{i}": 1.0 for i in range(40)})
+    assert len(stream.getvalue().splitlines()) == 2
+    assert "\x1b" not in stream.getvalue()
+    assert "[red]not markup[/red]" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0m 00s"), (59.6, "1m 00s"), (3599, "59m 59s"), (7265, "2h 01m")]
+)
+def test_durations(seconds, text):
+    assert metrics._duration(seconds) == text
+
+
+def test_records_are_json(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write_evaluation({"env_steps": 1, "tasks": {"dmc/A": {"return_mean": 1.5}}})
+    line = (tmp_path / "eval.jsonl").read_text()
+    assert line.endswith("\n")
+    assert json.loads(line)["tasks"]["dmc/A"]["return_mean"] == 1.5

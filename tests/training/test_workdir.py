@@ -1,0 +1,206 @@
+import dataclasses
+import json
+import re
+
+import pytest
+
+import m3po_jax
+from m3po_jax.config import Config, TrainConfig
+from m3po_jax.training import workdir
+from m3po_jax.training.workdir import WorkdirError, open_workdir, read_config
+
+CONFIG = Config(tasks=("toy/PointReachA", "toy/PointReachB"))
+
+
+def with_train(**changes):
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+
+
+def start(path, config=CONFIG, **flags):
+    with open_workdir(path, config, **flags) as opened:
+        return opened
+
+
+def fill(path):
+    """Leaves what a run leaves."""
+    (path / "metrics.csv").write_text("env_steps\n1\n")
+    (path / "eval.jsonl").write_text('{"env_steps": 1}\n')
+    (path / "checkpoints" / "64" / "state").mkdir(parents=True)
+    (path / "checkpoints" / "64" / "state" / "data").write_text("x")
+    (path / "checkpoints" / "128.orbax-checkpoint-tmp").mkdir()
+
+
+def test_a_new_run_writes_config_versions_and_commit(tmp_path):
+    opened = start(tmp_path / "deep" / "run")
+    assert opened.path == tmp_path / "deep" / "run"
+    assert not opened.resumed
+    record = json.loads((opened.path / "config.json").read_text())
+    assert record["config"]["train"]["total_env_steps"] == TrainConfig().total_env_steps
+    assert record["config"]["network"]["mlp_width"] == 0  # as given, not as resolved
+    assert record["versions"]["m3po_jax"] == m3po_jax.__version__
+    assert {"python", "jax", "flax", "brax", "mujoco"} <= set(record["versions"])
+    assert record["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", record["commit"])
+    assert read_config(opened.path) == CONFIG
+
+
+def test_the_same_config_resumes(tmp_path):
+    start(tmp_path)
+    fill(tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    assert start(tmp_path).resumed
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert (tmp_path / "metrics.csv").exists()
+
+
+def test_more_steps_and_another_cadence_may_resume_and_are_noted(tmp_path):
+    start(tmp_path)
+    longer = with_train(total_env_steps=999_999, eval_every=0, eval_policy="prior", log_every=9)
+    assert start(tmp_path, longer).resumed
+    assert read_config(tmp_path) == longer
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert [entry["changed"] for entry in record["history"]] == [
+        {
+            "train.total_env_steps": CONFIG.train.total_env_steps,
+            "train.eval_every": CONFIG.train.eval_every,
+            "train.eval_policy": CONFIG.train.eval_policy,
+            "train.log_every": CONFIG.train.log_every,
+        }
+    ]
+
+
+def test_other_libraries_are_noted(tmp_path, monkeypatch):
+    start(tmp_path)
+    monkeypatch.setattr(workdir, "versions", lambda: {"m3po_jax": "9", "jax": "9"})
+    start(tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["versions"] == {"m3po_jax": "9", "jax": "9"}
+    assert record["history"][0]["versions"]["m3po_jax"] == m3po_jax.__version__
+    assert record["history"][0]["changed"] == {}
+
+
+def test_another_config_is_refused_with_the_difference(tmp_path):
+    start(tmp_path)
+    other = dataclasses.replace(with_train(eval_every=5), seed=7, tasks=("toy/PointReachA",))
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(WorkdirError) as caught:
+        start(tmp_path, other)
+    text = str(caught.value)
+    assert "seed: 0 there, 7 asked for" in text
+    assert "tasks: ('toy/PointReachA', 'toy/PointReachB') there" in text
+    assert "eval_every" not in text
+    assert "--overwrite" in text
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_every_other_setting_is_refused(tmp_path):
+    start(tmp_path)
+    allowed = {name.partition(".")[2] for name in workdir.CHANGEABLE}
+    for field in dataclasses.fields(TrainConfig):
+        if field.name not in allowed:
+            value = getattr(CONFIG.train, field.name) + 1
+            with pytest.raises(WorkdirError, match=f"train.{field.name}"):
+                start(tmp_path, with_train(**{field.name: value}))
+
+
+def test_a_run_cannot_shrink(tmp_path):
+    start(tmp_path)
+    with pytest.raises(WorkdirError, match=r"train.total_env_steps: 120000 there, 100000"):
+        start(tmp_path, with_train(total_env_steps=100_000))
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
+    start(tmp_path)
+    fill(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "checkpoints" / "keep").mkdir()
+    other = dataclasses.replace(CONFIG, seed=7)
+    assert not start(tmp_path, other, overwrite=True).resumed
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {".lock", "config.json", "notes.txt", "checkpoints", "checkpoints/keep"}
+    assert read_config(tmp_path).seed == 7
+
+
+def test_overwrite_starts_in_an_empty_folder_too(tmp_path):
+    assert not start(tmp_path / "new", overwrite=True).resumed
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "eval.jsonl", "checkpoints"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_without_its_config_is_refused(tmp_path, name, overwrite):
+    fill(tmp_path)
+    for other in {"metrics.csv", "eval.jsonl", "checkpoints"} - {name}:
+        (tmp_path / other).rename(tmp_path / f"moved-{other}")
+    with pytest.raises(WorkdirError, match=f"holds {name} but no config.json"):
+        start(tmp_path, overwrite=overwrite)
+    assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"config": {"seed"', "cannot be read"),
+        ("", "cannot be read"),
+        ("[1]", "not written by m3po_jax"),
+        ('{"config": {}, "versions": {"node": "20"}}', "not written by m3po_jax"),
+    ],
+)
+def test_a_config_file_that_is_not_ours_is_kept_and_refused(tmp_path, text, message, overwrite):
+    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "metrics.csv").write_text("theirs")
+    with pytest.raises(WorkdirError, match=message):
+        start(tmp_path, overwrite=overwrite)
+    assert (tmp_path / "config.json").read_text() == text
+    assert (tmp_path / "metrics.csv").read_text() == "theirs"
+
+
+def test_a_config_of_another_version_says_which(tmp_path):
+    start(tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    del record["config"]["planner"]["horizon"]
+    record["versions"]["m3po_jax"] = "0.0.1"
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(WorkdirError, match=r"written by m3po_jax 0\.0\.1 .*planner\.horizon"):
+        start(tmp_path)
+    with pytest.raises(WorkdirError, match=r"written by m3po_jax 0\.0\.1"):
+        read_config(tmp_path)
+    assert not start(tmp_path, overwrite=True).resumed
+
+
+def test_two_processes_cannot_use_one_folder(tmp_path):
+    with open_workdir(tmp_path, CONFIG), pytest.raises(WorkdirError, match=r"in use by process \d"):
+        start(tmp_path)
+    assert start(tmp_path).resumed  # free again
+
+
+def test_the_lock_is_freed_when_the_run_fails(tmp_path):
+    with pytest.raises(ZeroDivisionError), open_workdir(tmp_path, CONFIG):
+        raise ZeroDivisionError
+    assert start(tmp_path).resumed
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkdirError, match="cannot use the workdir"):
+        start(tmp_path / "file" / "run")
+
+
+def test_reading_needs_a_run(tmp_path):
+    with pytest.raises(WorkdirError, match="holds no run"):
+        read_config(tmp_path)
+
+
+def test_has_checkpoint(tmp_path):
+    assert not workdir.has_checkpoint(tmp_path)
+    (tmp_path / "checkpoints" / "64.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert not workdir.has_checkpoint(tmp_path)
+    (tmp_path / "checkpoints" / "64").mkdir()
+    assert workdir.has_checkpoint(tmp_path)
+
+
+def test_atomic_writing_leaves_one_file(tmp_path):
+    file = tmp_path / "a.txt"
+    workdir.write_atomically(file, "old")
+    workdir.write_atomically(file, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert file.read_text() == "new"
