@@ -79,7 +79,9 @@ class LatentModel(Protocol):
     broadcast against the leading axes of `z` (the world model takes the task embedding there).
     """
 
-    def next(self, z: jax.Array, u: jax.Array, context: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def next(
+        self, z: jax.Array, u: jax.Array, context: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the next latent `[..., Z]`, the reward `[...]` and the continuation `[...]`."""
 
     def value(self, z: jax.Array, u: jax.Array, context: Any) -> jax.Array:

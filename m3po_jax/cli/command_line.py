@@ -52,7 +52,7 @@ def run(main: Callable[[], None], usage: str) -> None:
             fail(str(error))
         # absl would go to INFO, where Orbax writes pages for every checkpoint
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = logging.WARNING
+            logging.set_verbosity(logging.WARNING)
         return rest
 
     app.run(guarded, flags_parser=parse)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -86,17 +87,21 @@ class Networks:
         self, params: Params, z: jax.Array, e: jax.Array, action_mask: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Mean and std `[..., A]` of the pre-tanh policy; `params` are the policy's."""
-        return self.actor.apply({"params": params}, z, e, action_mask)
+        return _apply(self.actor, params, z, e, action_mask)
 
     def value_logits(self, params: Params, z: jax.Array, e: jax.Array) -> jax.Array:
         """Two-hot logits of V_mf; `params` are the critic's."""
-        return self.critic.apply({"params": params}, z, e)
+        return _apply(self.critic, params, z, e)
 
     def exploration_logits(
         self, params: Params, z: jax.Array, a: jax.Array, e: jax.Array
     ) -> jax.Array:
         """Two-hot logits of Q_x for the executed action `a`; `params` are Q_x's."""
-        return self.critic.apply({"params": params}, z, a, e)
+        return _apply(self.critic, params, z, a, e)
+
+
+def _apply(module: nn.Module, params: Params, *inputs: jax.Array) -> Any:
+    return module.apply({"params": params}, *inputs)
 
 
 def make_networks(

@@ -132,7 +132,7 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
             progress.say(f"The run in {workdir} is done: {run.env_steps:,} env steps.")
         else:
             run.train()
-        record = read_evaluations(workdir)[-1]
+    record = read_evaluations(workdir)[-1]
     progress.say(evaluation_table(record))
     return record
 
@@ -229,12 +229,14 @@ class _Run:
             self._state, metrics = step(self._state)
             self._iteration += 1
             pending.append(metrics)
-            if len(pending) == cfg.log_every or self.finished:
+            save = self.finished or _crosses(before, self.env_steps, cfg.checkpoint_every)
+            # What a checkpoint covers is written before it, or a resume would leave a gap.
+            if save or len(pending) == cfg.log_every:
                 self._log(jax.device_get(pending))
                 pending = []
             if self.finished or _crosses(before, self.env_steps, cfg.eval_every):
                 self._evaluate(evaluator)
-            if self.finished or _crosses(before, self.env_steps, cfg.checkpoint_every):
+            if save:
                 meta = {"wall_seconds": self._wall_seconds(), "env_steps": self.env_steps}
                 self._checkpointer.save(self._iteration, self._state, meta)
 
@@ -253,7 +255,9 @@ class _Run:
             if value.ndim == 0:
                 row[name] = float(value)
             else:
-                row.update({f"{name}/{task}": float(x) for task, x in zip(names, value, strict=True)})
+                row.update(
+                    {f"{name}/{task}": float(x) for task, x in zip(names, value, strict=True)}
+                )
         self._writer.write(row)
         for name in names:
             latest = row[f"rollout/episode_return/{name}"]

@@ -96,6 +96,7 @@ def planned_actions(
         scale: jax.Array,
     ) -> mppi.Plan:
         def exploration_value(z: jax.Array, u: jax.Array) -> jax.Array:
+            assert beta is not None
             return beta * exploration_values(networks, agent.params.exploration, z, u, context)
 
         return mppi.mppi_plan(

@@ -1,6 +1,6 @@
 """Everything that a run is, as one pytree, and how it starts."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -115,15 +115,11 @@ def init_train_state(
 ) -> TrainState:
     """State of a run before its first step; all its randomness comes from `key`."""
     agent_key, env_key, key = jax.random.split(key, 3)
-    capacity = buffer.capacity_per_env(
-        cfg.replay.capacity, env.batch_size, cfg.env.unroll_length
-    )
+    capacity = buffer.capacity_per_env(cfg.replay.capacity, env.batch_size, cfg.env.unroll_length)
     plan_shape = (env.batch_size, cfg.planner.horizon, env.action_size)
     return TrainState(
         agent=init_agent(networks, optimizers, agent_key),
-        rollout=RolloutState(
-            env=env.init(env_key, stagger=True), plan_mean=jnp.zeros(plan_shape)
-        ),
+        rollout=RolloutState(env=env.init(env_key, stagger=True), plan_mean=jnp.zeros(plan_shape)),
         replay=buffer.init(
             trajectory_shapes(env, cfg.env.unroll_length),
             batch_size=env.batch_size,
@@ -139,9 +135,11 @@ def init_train_state(
 def trajectory_shapes(env: MultiTaskEnv, unroll_length: int) -> Trajectory:
     """The shapes of one unroll, as `jax.ShapeDtypeStruct`s."""
     lead = (unroll_length, env.batch_size)
-    scalar = jax.ShapeDtypeStruct(lead, jnp.float32)
-    observation = jax.ShapeDtypeStruct((*lead, env.observation_size), jnp.float32)
-    action = jax.ShapeDtypeStruct((*lead, env.action_size), jnp.float32)
+
+    def shape(*trailing: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct((*lead, *trailing), dtype)
+
+    scalar, observation, action = shape(), shape(env.observation_size), shape(env.action_size)
     return Trajectory(
         observation=observation,
         pre_tanh_action=action,
@@ -150,7 +148,7 @@ def trajectory_shapes(env: MultiTaskEnv, unroll_length: int) -> Trajectory:
         truncation=scalar,
         valid=scalar,
         next_observation=observation,
-        task_id=jax.ShapeDtypeStruct(lead, jnp.int32),
+        task_id=shape(dtype=jnp.int32),
         behaviour_mean=action,
         behaviour_std=action,
     )
@@ -158,4 +156,7 @@ def trajectory_shapes(env: MultiTaskEnv, unroll_length: int) -> Trajectory:
 
 def _encoder_mask(params: Params) -> Params:
     slow = ("encoder", "encoder_norm", "embedding")
-    return {name: jax.tree.map(lambda _: name in slow, part) for name, part in params.items()}
+    return {
+        name: jax.tree.map(lambda _, is_slow=name in slow: is_slow, part)
+        for name, part in params.items()
+    }

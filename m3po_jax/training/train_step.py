@@ -92,7 +92,7 @@ def train_step(
 
 
 def bonus_weight(env_steps: jax.Array, cfg: Config) -> jax.Array | None:
-    """beta now, or `None` if it is zero throughout, so that nothing of the bonus is computed."""
+    """Beta now, or `None` if it is zero throughout, so that nothing of the bonus is computed."""
     start, end = cfg.exploration.beta_start, cfg.exploration.beta_end
     if start == 0.0 and end == 0.0:
         return None
@@ -207,9 +207,10 @@ def replay_update(
     )
     task_id = window.task_id
     discount = jnp.asarray(env.discount)[task_id]
-    agent, z, metrics = update.world_model_update(
+    agent, z, model_metrics = update.world_model_update(
         networks, optimizers.world_model, agent, window, discount, model_key, cfg=cfg
     )
+    metrics = dict(model_metrics)
     if cfg.policy.objective == "pathwise":
         tasks = jnp.broadcast_to(task_id, z.shape[:2]).reshape(-1)
         agent, policy_metrics = update.pathwise_policy_update(
@@ -281,7 +282,4 @@ def _skip_if(
     """`learn`, or the agent as it is with NaN metrics."""
     _, shapes = jax.eval_shape(learn, agent, trajectory, key)
     nothing = {name: jnp.full(shape.shape, jnp.nan) for name, shape in shapes.items()}
-    return jax.lax.cond(
-        skip, lambda a, t, k: (a, nothing), learn, agent, trajectory, key
-    )
-
+    return jax.lax.cond(skip, lambda a, t, k: (a, nothing), learn, agent, trajectory, key)

@@ -13,7 +13,7 @@ from m3po_jax.ops.minibatches import minibatches
 from m3po_jax.policy import exploration, trust_region
 from m3po_jax.policy.trust_region import Gaussians
 from m3po_jax.training.rollout import exploration_values
-from m3po_jax.training.state import AgentState, Optimizers
+from m3po_jax.training.state import AgentState
 from m3po_jax.types import Metrics, Params, Trajectory, Window
 from m3po_jax.world_model import losses as world_model_losses
 from m3po_jax.world_model.imagine import imagine, reach_probability
@@ -356,9 +356,10 @@ def exploration_update(
         valid,
         decay=STATISTICS_DECAY,
     )
-    flat = (x.reshape(-1) for x in (q_mf, q_mb, model_free_value(networks, agent, z, context.e)))
+    value = model_free_value(networks, agent, z, context.e)
+    q_mf_n, q_mb_n, value_n, task_id_n = _flatten((q_mf, q_mb, value, task_id))
     bonus = exploration.discrepancy_bonus(
-        *flat, task_id.reshape(-1), moments, cfg=cfg.exploration
+        q_mf_n, q_mb_n, value_n, task_id_n, moments, cfg=cfg.exploration
     ).reshape(valid.shape)
 
     next_mean, _ = model.policy(z_next, context)

@@ -146,7 +146,9 @@ def total_loss(
     }
     horizon = mask.shape[0]
     weight = mask * cfg.rho ** jnp.arange(horizon, dtype=jnp.float32)[:, None]
-    total = sum(scales[name] * jnp.sum(weight * loss) for name, loss in losses.items())
+    total = jnp.zeros(())
+    for name, loss in losses.items():
+        total += scales[name] * jnp.sum(weight * loss)
     count = jnp.maximum(jnp.sum(mask), 1.0)
     means = {name: jnp.sum(mask * loss) / count for name, loss in losses.items()}
     return total / (horizon * mask.shape[1]), means

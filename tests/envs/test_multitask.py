@@ -31,6 +31,7 @@ class Faulty:
         return base.EnvState(x, x, jnp.zeros(()), jnp.zeros(()))
 
     def step(self, state, action):
+        assert action.shape == (self.action_size,)  # not the padded action
         x = state.physics + 0.125
         code = action[0]
         observation = jnp.where(code == 0.25, x.at[1].set(jnp.nan), x)

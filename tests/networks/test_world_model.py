@@ -36,11 +36,13 @@ def build(*can_terminate, cfg=CFG):
 
 
 NETWORKS = build(False, True)
+# The generators of all kernels are slow to compile and run but twice: no optimiser for them.
+INIT = jax.jit(NETWORKS.init, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(NETWORKS.init)(jax.random.key(0))
+    return INIT(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_dropout_acts_in_training_only(params, inputs):
             )
             for i in range(3)
         ]
-        return float(jnp.max(jnp.std(jnp.stack(draws), axis=0)))
+        return np.ptp(np.stack(draws), axis=0).max()
 
     assert spread() == 0.0
     assert spread(train=True) > 0.0
@@ -105,7 +107,7 @@ def test_termination_head_exists_where_some_task_terminates(params, inputs):
     assert logit.shape == (3,)
     endless = build(False, False)
     assert not endless.world_model.has_termination
-    assert "termination" not in endless.init(jax.random.key(0)).world_model
+    assert "termination" not in jax.eval_shape(endless.init, jax.random.key(0)).world_model
 
 
 def test_every_module_sees_the_task(params, inputs):
@@ -113,16 +115,20 @@ def test_every_module_sees_the_task(params, inputs):
     other = -e
     noisy = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size).reshape(x.shape)), params)
     model = noisy.world_model
-    outputs = lambda e: (  # noqa: E731
-        NETWORKS.encode(model, jnp.ones((3, 5)), e),
-        NETWORKS.apply_model(model, "next_latent", z, a, e),
-        NETWORKS.apply_model(model, "reward_logits", z, a, e),
-        NETWORKS.apply_model(model, "termination_logit", z, a, e),
-        NETWORKS.apply_model(model, "q_logits", z, a, e),
-        NETWORKS.policy(noisy.policy, z, e, jnp.ones_like(a))[0],
-        NETWORKS.value_logits(noisy.critic, z, e),
-        NETWORKS.exploration_logits(noisy.exploration, z, a, e),
-    )
+
+    @jax.jit
+    def outputs(e):
+        return (
+            NETWORKS.encode(model, jnp.ones((3, 5)), e),
+            NETWORKS.apply_model(model, "next_latent", z, a, e),
+            NETWORKS.apply_model(model, "reward_logits", z, a, e),
+            NETWORKS.apply_model(model, "termination_logit", z, a, e),
+            NETWORKS.apply_model(model, "q_logits", z, a, e),
+            NETWORKS.policy(noisy.policy, z, e, jnp.ones_like(a))[0],
+            NETWORKS.value_logits(noisy.critic, z, e),
+            NETWORKS.exploration_logits(noisy.exploration, z, a, e),
+        )
+
     for this, that in zip(outputs(e), outputs(other), strict=True):
         assert np.abs(this - that).max() > 1e-5
 
@@ -132,11 +138,9 @@ def test_action_masks_by_task():
 
 
 def test_init_is_a_function_of_the_key(params):
-    again = NETWORKS.init(jax.random.key(0))
-    other = NETWORKS.init(jax.random.key(1))
-    assert jax.tree.structure(params) == jax.tree.structure(again)
+    again, other = INIT(jax.random.key(0)), INIT(jax.random.key(1))
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
+        np.testing.assert_array_equal(a, b)
     kernel = lambda p: p.policy["MLP_0"]["NormedDense_0"]["Dense_0"]["kernel"]  # noqa: E731
     assert not np.allclose(kernel(params), kernel(other))
 

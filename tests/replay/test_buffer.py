@@ -157,8 +157,7 @@ def test_tasks_are_stratified_and_the_remainder_is_uniform(rounds):
 def test_different_keys_draw_different_windows():
     state = filled(3)
     first, second, again = (
-        sample(state, jax.random.key(seed), batch_size=512, window=3).reward
-        for seed in (0, 1, 0)
+        sample(state, jax.random.key(seed), batch_size=512, window=3).reward for seed in (0, 1, 0)
     )
     np.testing.assert_array_equal(first, again)
     assert (np.asarray(first) != np.asarray(second)).any()
