@@ -41,6 +41,8 @@ class NetworkConfig:
 
     Attributes:
         size: Name of a preset: tiny, 1M, 5M, 19M, 48M or 317M.
+        encoder: What policy and critic see: the world model's `latent`, or the normalised
+            `observation` and the task's one-hot id; the latter is an agent without a model.
         encoder_width: Width of the encoder's hidden layers.
         encoder_layers: Hidden layers of the encoder.
         mlp_width: Width of all other hidden layers (two in every head).
@@ -57,6 +59,7 @@ class NetworkConfig:
     """
 
     size: str = "tiny"
+    encoder: str = "latent"
     encoder_width: int = 0
     encoder_layers: int = 0
     mlp_width: int = 0
@@ -166,9 +169,9 @@ class PolicyConfig:
     minibatches: int = 1
     imagined_horizon: int = 3
     lambda_: float = 0.95
-    entropy_scale: float = 1e-4
+    entropy_scale: float = 3e-2
     planner_kl_scale: float = 0.0
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     max_gradient_norm: float = 20.0
 
 
@@ -185,8 +188,8 @@ class CriticConfig:
     """
 
     lambda_: float = 0.95
-    epochs: int = 2
-    minibatches: int = 1
+    epochs: int = 8
+    minibatches: int = 4
     learning_rate: float = 3e-4
     max_gradient_norm: float = 20.0
 
@@ -202,7 +205,7 @@ class ExplorationConfig:
         discount: Discount of the bonus critic.
         max_bonus: Upper clip of the normalised bonus.
         learning_rate: Adam step size of the bonus critic.
-        target_decay: EMA rate of the bonus critic's target.
+        target_decay: EMA rate of the bonus critic's target, per training iteration.
     """
 
     bonus: str = "discrepancy"
@@ -211,7 +214,7 @@ class ExplorationConfig:
     discount: float = 0.99
     max_bonus: float = 2.0
     learning_rate: float = 3e-4
-    target_decay: float = 0.01
+    target_decay: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,12 +235,15 @@ class TrainConfig:
     Attributes:
         total_env_steps: Simulator steps over all tasks and environments, action repeats counted.
         random_env_steps: Of these, collected with random actions before the first update.
-        updates_per_transition: Model and policy updates per collected transition.
+        updates_per_transition: Model and policy updates from replay per collected transition; 0
+            for an agent without a model, which learns from fresh rollouts alone.
         eval_every: Env steps between evaluations (and one at the end); 0 evaluates at the end only.
         eval_episodes: Episodes of each task per evaluation.
         eval_policy: `planner` or `prior`.
         checkpoint_every: Env steps between checkpoints (and one at the end).
         log_every: Training iterations between lines of metrics.csv.
+        max_skipped_updates: Iterations in a row that may leave out an update because a loss or a
+            gradient is not finite; one more stops the run.
     """
 
     total_env_steps: int = 120_000
@@ -248,6 +254,7 @@ class TrainConfig:
     eval_policy: str = "planner"
     checkpoint_every: int = 30_000
     log_every: int = 1
+    max_skipped_updates: int = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +278,26 @@ class Config:
     replay: ReplayConfig = ReplayConfig()
     train: TrainConfig = TrainConfig()
 
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a world model, and with it a planner and learning from replay."""
+        return self.network.encoder == "latent"
+
+    @property
+    def has_bonus(self) -> bool:
+        """Whether the exploration bonus ever has a weight."""
+        return self.exploration.beta_start > 0.0 or self.exploration.beta_end > 0.0
+
+    @property
+    def learns_from_real(self) -> bool:
+        """Whether the policy's surrogate data are the fresh rollouts."""
+        return self.policy.objective == "likelihood_ratio" and self.policy.data == "real"
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether anything uses the model-free critic."""
+        return self.has_bonus or self.learns_from_real
+
 
 # (encoder width, encoder layers, mlp width, latent size, Q heads), ALGORITHM section 1
 SIZES: Mapping[str, tuple[int, int, int, int, int]] = {
@@ -281,6 +308,10 @@ SIZES: Mapping[str, tuple[int, int, int, int, int]] = {
     "48M": (1792, 4, 1792, 768, 5),
     "317M": (4096, 5, 4096, 1376, 8),
 }
+
+
+# Three real tasks of MuJoCo Playground that two CPU cores can learn.
+CLASSIC_TASKS = ("dmc/CartpoleBalance", "dmc/CartpoleSwingup", "dmc/ReacherEasy")
 
 
 def resolve_network(cfg: NetworkConfig, num_tasks: int) -> NetworkConfig:
@@ -357,6 +388,17 @@ def unknown_key(key: str) -> ConfigError:
 def default_config() -> ml_collections.ConfigDict:
     """Returns all settings at their defaults, locked: a key that does not exist is refused."""
     return ml_collections.ConfigDict(dataclasses.asdict(Config())).lock()
+
+
+def suite_config(tasks: str = "") -> ml_collections.ConfigDict:
+    """Returns the default settings with the tasks of `--config=FILE:NAME,NAME`.
+
+    Args:
+        tasks: Registry names, separated by commas; none means the classic suite.
+    """
+    config = default_config()
+    config.tasks = tuple(tasks.split(",")) if tasks else CLASSIC_TASKS
+    return config
 
 
 def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:

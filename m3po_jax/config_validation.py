@@ -9,6 +9,7 @@ from m3po_jax.config import Config, ConfigError, flatten, nearest, resolve_netwo
 from m3po_jax.envs import registry
 
 CHOICES = {
+    "network.encoder": ("latent", "observation"),
     "world_model.value_target": ("td", "lambda"),
     "policy.objective": ("likelihood_ratio", "pathwise"),
     "policy.data": ("imagined", "real"),
@@ -44,6 +45,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "train.eval_episodes",
             "train.checkpoint_every",
             "train.log_every",
+            "train.max_skipped_updates",
         ),
     ),
     ("at least 2", lambda value: value >= 2, ("network.num_bins",)),
@@ -67,6 +69,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "exploration.beta_start",
             "exploration.beta_end",
             "train.random_env_steps",
+            "train.updates_per_transition",
             "train.eval_every",
         ),
     ),
@@ -87,7 +90,6 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "critic.max_gradient_norm",
             "exploration.max_bonus",
             "exploration.learning_rate",
-            "train.updates_per_transition",
         ),
     ),
     (
@@ -156,7 +158,11 @@ def validate(config: Config) -> None:
     _check_network(config)
     _check_planner(config)
     _check_policy(config)
-    _check_data(config, load)
+    _check_encoder(config)
+    if config.has_model:
+        _check_model_data(config, load)
+    _check_minibatches("policy.minibatches", config.policy.minibatches, _samples(config, load))
+    _check_minibatches("critic.minibatches", config.critic.minibatches, load.transitions)
     _check_budget(config, load)
 
 
@@ -231,7 +237,7 @@ def _check_planner(config: Config) -> None:
 
 def _check_policy(config: Config) -> None:
     policy = config.policy
-    if policy.planner_kl_scale and (policy.objective, policy.data) != ("likelihood_ratio", "real"):
+    if policy.planner_kl_scale and not config.learns_from_real:
         raise _error(
             "policy.planner_kl_scale",
             policy.planner_kl_scale,
@@ -240,7 +246,40 @@ def _check_policy(config: Config) -> None:
         )
 
 
-def _check_data(config: Config, load: Load) -> None:
+# What an agent without a world model must not ask for: setting, what it may be, the remedy.
+_MODEL_FREE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("planner.collect", lambda value: not value, "False"),
+    ("policy.objective", lambda value: value == "likelihood_ratio", "'likelihood_ratio'"),
+    ("policy.data", lambda value: value == "real", "'real'"),
+    ("policy.planner_kl_scale", lambda value: value == 0, "0"),
+    ("exploration.beta_start", lambda value: value == 0, "0"),
+    ("exploration.beta_end", lambda value: value == 0, "0"),
+    ("train.updates_per_transition", lambda value: value == 0, "0"),
+    ("train.eval_policy", lambda value: value == "prior", "'prior'"),
+)
+
+
+def _check_encoder(config: Config) -> None:
+    values = flatten(dataclasses.asdict(config))
+    if config.has_model:
+        if config.train.updates_per_transition == 0:
+            raise _error(
+                "train.updates_per_transition",
+                config.train.updates_per_transition,
+                "never trains the world model; give more, or network.encoder = 'observation'",
+            )
+        return
+    for key, holds, remedy in _MODEL_FREE:
+        if not holds(values[key]):
+            raise _error(
+                key,
+                values[key],
+                f"needs a world model and network.encoder = 'observation' has none; set {remedy} "
+                "(experiments/configs/baselines/ppo.py does)",
+            )
+
+
+def _check_model_data(config: Config, load: Load) -> None:
     unroll = config.env.unroll_length
     for part in ("world_model", "planner"):
         horizon = getattr(config, part).horizon
@@ -250,19 +289,13 @@ def _check_data(config: Config, load: Load) -> None:
                 horizon,
                 f"is over env.unroll_length = {unroll}; give at most {unroll}, or longer unrolls",
             )
-    batch_size, window = config.world_model.batch_size, config.world_model.horizon
+    batch_size = config.world_model.batch_size
     if batch_size < len(config.tasks):
         raise _error(
             "world_model.batch_size",
             batch_size,
             f"leaves out some of {len(config.tasks)} tasks; give at least {len(config.tasks)}",
         )
-    samples = {
-        ("likelihood_ratio", "real"): load.transitions,
-        ("likelihood_ratio", "imagined"): batch_size * config.policy.imagined_horizon,
-    }.get((config.policy.objective, config.policy.data), batch_size * (window + 1))
-    _check_minibatches("policy.minibatches", config.policy.minibatches, samples)
-    _check_minibatches("critic.minibatches", config.critic.minibatches, load.transitions)
     if config.replay.capacity < load.transitions:
         raise _error(
             "replay.capacity",
@@ -270,6 +303,15 @@ def _check_data(config: Config, load: Load) -> None:
             f"does not hold one unroll ({unroll} steps of {sum(load.num_envs)} environments); "
             f"give at least {load.transitions}",
         )
+
+
+def _samples(config: Config, load: Load) -> int:
+    """Samples of one policy update."""
+    if config.learns_from_real:
+        return load.transitions
+    if config.policy.objective == "likelihood_ratio":
+        return config.world_model.batch_size * config.policy.imagined_horizon
+    return config.world_model.batch_size * (config.world_model.horizon + 1)
 
 
 def _check_minibatches(key: str, minibatches: int, data: int) -> None:
@@ -284,7 +326,7 @@ def _check_minibatches(key: str, minibatches: int, data: int) -> None:
 def _check_budget(config: Config, load: Load) -> None:
     train = config.train
     window = load.env_steps // config.env.unroll_length * config.world_model.horizon
-    if train.random_env_steps < window:
+    if config.has_model and train.random_env_steps < window:
         raise _error(
             "train.random_env_steps",
             train.random_env_steps,

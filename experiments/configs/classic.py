@@ -9,4 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the default settings with the tasks of the suite `classic`."""
     config = default_config()
     config.tasks = ("dmc/CartpoleBalance", "dmc/CartpoleSwingup", "dmc/ReacherEasy")
+    config.train.total_env_steps = 108_000
+    config.train.eval_every = 36_000
+    config.train.checkpoint_every = 18_000
     return config

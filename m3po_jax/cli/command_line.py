@@ -14,9 +14,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from m3po_jax.config import Config, ConfigError, UserError, field_types, unknown_key
+from m3po_jax.training.preemption import PREEMPTED, Preempted
 
 USER_ERROR = 2  # exit code of every refusal
-INTERRUPTED = 130
+INTERRUPTED = 130  # stopped outside of training, where there is nothing to save
 CACHE_VARIABLE = "M3PO_COMPILE_CACHE"
 
 
@@ -25,19 +26,23 @@ def define_config_flag() -> None:
     config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 
 
-def run(main: Callable[[], None], usage: str) -> None:
+def run(main: Callable[[], None], usage: str, *, positional: str | None = None) -> None:
     """Parses the flags, calls `main` and exits; mistakes of the user end in a message and code 2.
 
     Args:
         main: The command; it reads `flags.FLAGS`.
         usage: Text of `--help`.
+        positional: A flag that can also be given as the argument without a name.
     """
 
     def guarded(_: Sequence[str]) -> None:
         try:
             main()
         except UserError as error:
-            fail(str(error))
+            fail(str(error), getattr(error, "exit_code", USER_ERROR))
+        except Preempted as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(PREEMPTED)
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
             sys.exit(INTERRUPTED)
@@ -47,7 +52,7 @@ def run(main: Callable[[], None], usage: str) -> None:
             print(usage.strip())
             sys.exit(0)
         try:
-            rest = parse_flags(list(argv))
+            rest = parse_flags(_named(list(argv), positional))
         except UserError as error:
             fail(str(error))
         # absl would go to INFO, where Orbax writes pages for every checkpoint
@@ -58,10 +63,10 @@ def run(main: Callable[[], None], usage: str) -> None:
     app.run(guarded, flags_parser=parse)
 
 
-def fail(message: str) -> NoReturn:
-    """Prints the message to stderr and exits with the code of a refusal."""
+def fail(message: str, code: int = USER_ERROR) -> NoReturn:
+    """Prints the message to stderr and exits, by default with the code of a refusal."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(USER_ERROR)
+    sys.exit(code)
 
 
 def parse_flags(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -128,6 +133,13 @@ def use_compile_cache() -> None:
     base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     folder = pathlib.Path(choice) if choice else base / "m3po_jax" / "xla"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+
+
+def _named(argv: list[str], positional: str | None) -> list[str]:
+    """Gives the last argument, if it is no flag, the name `positional`."""
+    if positional is None or len(argv) < 2 or argv[-1].startswith("-"):
+        return argv
+    return [*argv[:-1], f"--{positional}={argv[-1]}"]
 
 
 def _config_file(argv: Sequence[str]) -> str | None:

@@ -8,6 +8,8 @@ m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite]
 --workdir=DIR       where everything is written; one that holds this run resumes it, one that
                     holds another run is refused
 --overwrite         deletes the run in the workdir and starts anew
+
+SIGTERM and SIGINT (Ctrl-C) finish the iteration and save; the same command goes on from there.
 """
 
 from absl import flags
@@ -15,7 +17,7 @@ from absl import flags
 from m3po_jax.cli import command_line
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.training import workdir
+from m3po_jax.training import preemption, workdir
 
 FLAGS = flags.FLAGS
 
@@ -24,11 +26,14 @@ def main() -> None:
     """Checks the settings and the workdir before the slow imports, then trains."""
     config = from_config_dict(FLAGS.config)
     validate(config)
-    with workdir.open_workdir(FLAGS.workdir, config, overwrite=FLAGS.overwrite) as run_folder:
+    with (
+        workdir.open_workdir(FLAGS.workdir, config, overwrite=FLAGS.overwrite) as run_folder,
+        preemption.stop_on_signals() as stop,
+    ):
         command_line.use_compile_cache()
         from m3po_jax.training import loop
 
-        loop.train_and_evaluate(config, run_folder.path)
+        loop.train_and_evaluate(config, run_folder.path, stop=stop)
 
 
 def run() -> None:

@@ -15,25 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m3po_jax import types
 from m3po_jax.envs import base, wrappers
+from m3po_jax.envs import task as task_lib
 
 ResetPool = tuple[base.EnvState, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One task of a `MultiTaskEnv`.
-
-    Attributes:
-        spec: Facts of the task; its name seeds the random streams of the task.
-        environment: One agent step of it, so with the action repeat inside.
-        num_envs: Parallel environments.
-    """
-
-    spec: types.TaskSpec
-    environment: base.Environment
-    num_envs: int
 
 
 @flax.struct.dataclass
@@ -81,7 +66,7 @@ class MultiTaskEnv:
         episode_length: `[K]` int32 agent steps until truncation.
     """
 
-    def __init__(self, tasks: Sequence[Task]):
+    def __init__(self, tasks: Sequence[task_lib.Task]):
         """Joins tasks.
 
         Args:
@@ -170,6 +155,38 @@ class MultiTaskEnv:
             jax.vmap(environment.reset)(keys)
             for environment, keys in zip(self._environments, self._env_keys(key), strict=True)
         )
+
+    def renew_pool(
+        self, state: MultiTaskState, pool: ResetPool, key: jax.Array
+    ) -> tuple[MultiTaskState, ResetPool]:
+        """Draws fresh first states for those tasks alone that used some of theirs.
+
+        Saves time where a pool is carried over many short unrolls and a reset is dear: that of
+        `dmc/CheetahRun` simulates 200 steps.
+
+        Args:
+            state: Present state.
+            pool: First states that the steps up to `state` took from.
+            key: Typed key `[]`, consumed.
+
+        Returns:
+            The state for use with the new pool, and that pool.
+        """
+
+        def renew(
+            environment: base.Environment, resets: jax.Array, keys: jax.Array, old: base.EnvState
+        ) -> base.EnvState:
+            return jax.lax.cond(
+                jnp.any(resets > 0), lambda: jax.vmap(environment.reset)(keys), lambda: old
+            )
+
+        renewed = tuple(
+            renew(environment, state.resets[rows], keys, old)
+            for environment, rows, keys, old in zip(
+                self._environments, self._slices, self._env_keys(key), pool, strict=True
+            )
+        )
+        return state.with_new_pool(), renewed
 
     def step(
         self, state: MultiTaskState, pool: ResetPool, action: jax.Array
@@ -270,54 +287,3 @@ def _reset_where(
         return jnp.where(where, pooled[index], stepped)
 
     return jax.tree.map(select, first, last)
-
-
-def as_task(
-    *,
-    name: str,
-    environment: base.Environment,
-    num_envs: int,
-    action_repeat: int,
-    episode_length: int | None = None,
-    discount: float | None = None,
-) -> Task:
-    """Wraps one environment of the simulator as a task of the agent.
-
-    Args:
-        name: Name of the task.
-        environment: One control step per `step`, not wrapped.
-        num_envs: Parallel environments.
-        action_repeat: Control steps per agent step.
-        episode_length: Control steps until truncation; the environment's own if not given.
-        discount: Discount per agent step; `default_discount` if not given.
-
-    Returns:
-        The task, with the action repeat applied.
-
-    Raises:
-        ValueError: If `num_envs`, `action_repeat` or `episode_length` is below 1.
-    """
-    control_steps = environment.episode_length if episode_length is None else episode_length
-    if control_steps < 1:
-        raise ValueError(f"{name}: episode_length must be positive, got {control_steps}")
-    repeated = wrappers.ActionRepeat(environment, action_repeat)
-    length = -(-control_steps // action_repeat)
-    spec = types.TaskSpec(
-        name=name,
-        observation_size=environment.observation_size,
-        action_size=environment.action_size,
-        episode_length=length,
-        action_repeat=action_repeat,
-        discount=default_discount(length) if discount is None else discount,
-        can_terminate=environment.can_terminate,
-    )
-    return Task(spec=spec, environment=repeated, num_envs=num_envs)
-
-
-def default_discount(episode_length: int) -> float:
-    """Returns the discount for an episode length in agent steps (TD-MPC2, arXiv 2310.16828).
-
-    `clip((L / 5 - 1) / (L / 5), 0.95, 0.995)`: it looks about a fifth of the episode ahead.
-    """
-    fifth = episode_length / 5.0
-    return float(np.clip((fifth - 1.0) / fifth, 0.95, 0.995))

@@ -248,11 +248,11 @@ def make(tasks: Sequence[str], env_cfg: config.EnvConfig) -> "multitask.MultiTas
         ValueError: If a name is wrong, comes twice (whatever its options) or is not there at all.
     """
     requests = parse_tasks(tasks)
-    from m3po_jax.envs import multitask
+    from m3po_jax.envs import multitask, task
 
     return multitask.MultiTaskEnv(
         [
-            multitask.as_task(
+            task.as_task(
                 name=request.name,
                 environment=make_env(request),
                 num_envs=request.options.get("num_envs", env_cfg.num_envs),

@@ -5,9 +5,9 @@ _DMC_RANGE = (0.0, 1000.0)
 # Zero, or the mean return of uniform actions, and the mean optimal return over the start
 # distribution, in closed form; tests/envs/test_scores.py recomputes both.
 _TOY_RANGES = {
-    "toy/LinearQuadratic": (-6.05, -0.48),
-    "toy/PointReachA": (0.0, 48.0),
-    "toy/PointReachB": (0.0, 48.0),
+    "toy/LinearQuadratic": (-11.574, -0.248),
+    "toy/PointReachA": (0.0, 45.764),
+    "toy/PointReachB": (0.0, 45.764),
     "toy/TerminatingPole": (0.0, 50.0),
 }
 

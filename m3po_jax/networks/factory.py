@@ -21,7 +21,7 @@ from m3po_jax.types import Params, TaskSpec
 class AgentParams:
     """All learned parameters, by the update that owns them."""
 
-    world_model: Params  # embedding, encoder, dynamics, reward, termination and Q heads
+    world_model: Params  # embedding, encoder, dynamics, reward, termination, Q; {} without a model
     policy: Params
     critic: Params  # V_mf
     exploration: Params  # Q_x
@@ -35,6 +35,8 @@ class Networks:
 
     Attributes:
         world_model: The implicit world model.
+        encoder: What `z` and `e` are for policy and critic: `latent` for the world model's, or
+            `observation` for normalised observations and one-hot task ids.
         actor: The policy prior.
         critic: The head of V_mf and of Q_x.
         support: Bins of every two-hot head.
@@ -44,6 +46,7 @@ class Networks:
     """
 
     world_model: WorldModel
+    encoder: str
     actor: Actor
     critic: Critic
     support: Support
@@ -57,11 +60,16 @@ class Networks:
         observation = jnp.zeros((1, self.observation_size))
         u = jnp.zeros((1, self.action_size))
         task_id = jnp.zeros((1,), jnp.int32)
-        e = jnp.zeros((1, self.world_model.embedding_size))
-        z = jnp.zeros((1, self.world_model.latent_size))
-        init = self.world_model.init(keys[0], observation, u, task_id, method="initialize")
+        if self.encoder == "observation":
+            e, z = jnp.zeros((1, self.world_model.num_tasks)), observation
+            world_model: Params = {}
+        else:
+            e = jnp.zeros((1, self.world_model.embedding_size))
+            z = jnp.zeros((1, self.world_model.latent_size))
+            init = self.world_model.init(keys[0], observation, u, task_id, method="initialize")
+            world_model = init["params"]
         return AgentParams(
-            world_model=init["params"],
+            world_model=world_model,
             policy=self.actor.init(keys[1], z, e, u)["params"],
             critic=self.critic.init(keys[2], z, e)["params"],
             exploration=self.critic.init(keys[3], z, u, e)["params"],
@@ -132,6 +140,7 @@ def make_networks(
     action_size = int(action_masks.shape[-1])
     return Networks(
         world_model=world_model,
+        encoder=cfg.encoder,
         actor=Actor(cfg.mlp_width, action_size, cfg.log_std_min, cfg.log_std_max),
         critic=Critic(cfg.mlp_width, cfg.num_bins),
         support=Support(cfg.support_low, cfg.support_high, cfg.num_bins),

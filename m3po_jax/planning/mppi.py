@@ -74,10 +74,13 @@ def mppi_plan(
     # A policy sample's return is the same in every iteration, so it is predicted once.
     prior_key, value_key = jax.random.split(keys[0])
     prior = score(_policy_samples(model, z, context, prior_key, action_mask, cfg), value_key)
-    mean, std = plan_mean, jnp.full_like(plan_mean, cfg.max_std)
     num_new = cfg.num_samples - cfg.num_policy_samples
-    for iteration in range(cfg.iterations):
-        noise_key, value_key = jax.random.split(keys[1 + iteration])
+
+    def iterate(
+        carry: tuple[jax.Array, jax.Array], key: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[_Population, jax.Array]]:
+        mean, std = carry
+        noise_key, value_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, (num_new, *mean.shape))
         new = score((mean + std * noise) * action_mask, value_key)
         population = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), prior, new)
@@ -86,6 +89,12 @@ def mppi_plan(
         mean = jnp.einsum("n,nha->ha", weights, elites.u)
         variance = jnp.einsum("n,nha->ha", weights, (elites.u - mean) ** 2)
         std = jnp.clip(jnp.sqrt(variance), cfg.min_std, cfg.max_std) * action_mask
+        return (mean, std), (elites, population.returns)
+
+    # A loop, not unrolled code: the compiled program stays small whatever the iterations.
+    start = (plan_mean, jnp.full_like(plan_mean, cfg.max_std))
+    (mean, std), history = jax.lax.scan(iterate, start, keys[1:-1])
+    elites, returns = jax.tree.map(lambda x: x[-1], history)
 
     pick_key, noise_key = jax.random.split(keys[-1])
     if explore:
@@ -96,7 +105,7 @@ def mppi_plan(
         first_std = jnp.zeros_like(std[0])
     first_mean = elites.u[index, 0]
     u = first_mean + first_std * jax.random.normal(noise_key, first_mean.shape)
-    return Plan(u, first_mean, first_std, mean, std, population.returns, elites.returns[index])
+    return Plan(u, first_mean, first_std, mean, std, returns, elites.returns[index])
 
 
 def predicted_return(
@@ -128,15 +137,17 @@ def predicted_return(
     """
     num_samples, horizon = u.shape[:2]
     z = jnp.broadcast_to(z, (num_samples, *z.shape))
-    total = jnp.zeros(num_samples)
-    exploration = jnp.zeros(num_samples)
-    weight = jnp.ones(num_samples)
-    for step in range(horizon):
+
+    def step(carry: tuple[jax.Array, ...], u: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+        z, weight, total, exploration = carry
         if exploration_value is not None:
-            exploration += exploration_value(z, u[:, step]) / horizon
-        z, reward, continuation = model.next(z, u[:, step], context)
-        total += weight * reward
-        weight *= discount * continuation
+            exploration += exploration_value(z, u) / horizon
+        z, reward, continuation = model.next(z, u, context)
+        return (z, weight * discount * continuation, total + weight * reward, exploration), None
+
+    zeros = jnp.zeros(num_samples)
+    start = (z, jnp.ones(num_samples), zeros, zeros)
+    (z, weight, total, exploration), _ = jax.lax.scan(step, start, jnp.swapaxes(u, 0, 1))
     mean, std = model.policy(z, context)
     last = mean + std * jax.random.normal(key, mean.shape)
     return total + weight * model.value(z, last, context), exploration
@@ -169,14 +180,15 @@ def _policy_samples(
 ) -> jax.Array:
     """Follows the stochastic policy: pre-tanh actions `[num_policy_samples, H, A]`."""
     z = jnp.broadcast_to(z, (cfg.num_policy_samples, *z.shape))
-    actions = []
-    for step, step_key in enumerate(jax.random.split(key, cfg.horizon)):
+
+    def step(z: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         mean, std = model.policy(z, context)
-        u = (mean + std * jax.random.normal(step_key, mean.shape)) * action_mask
-        actions.append(u)
-        if step + 1 < cfg.horizon:
-            z, _, _ = model.next(z, u, context)
-    return jnp.stack(actions, axis=1)
+        u = (mean + std * jax.random.normal(key, mean.shape)) * action_mask
+        z, _, _ = model.next(z, u, context)
+        return z, u
+
+    _, u = jax.lax.scan(step, z, jax.random.split(key, cfg.horizon))
+    return jnp.swapaxes(u, 0, 1)
 
 
 def _elites(population: _Population, num_elites: int) -> _Population:

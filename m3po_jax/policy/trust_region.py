@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from m3po_jax.config import PolicyConfig
-from m3po_jax.ops import distributions, policy_gradient
+from m3po_jax.ops import distributions, finite, policy_gradient
 from m3po_jax.ops.minibatches import minibatches
 from m3po_jax.types import Metrics, Params
 
@@ -50,6 +50,7 @@ class _Carry(NamedTuple):
     stopped: jax.Array  # [] bool: the bound was passed, the remaining steps do nothing
     gradient_norm: jax.Array  # [] of the last step before the stop, before clipping
     steps: jax.Array  # [] int32 steps taken
+    skipped: jax.Array  # [] int32 steps left out because a number was not finite
 
 
 def surrogate_loss(
@@ -155,7 +156,7 @@ def trust_region_update(
     Returns:
         New parameters, new state, and metrics `kl` (final, on all data), `steps` taken,
         `gradient_norm` (not finite where the last step was left out for that), `kl_penalty`,
-        `shortened` (1 if the step was shortened).
+        `shortened` (1 if the step was shortened), `skipped` (steps left out as not finite).
 
     Raises:
         ValueError: `N` is not a multiple of `cfg.minibatches`.
@@ -176,7 +177,8 @@ def trust_region_update(
         stopped = carry.stopped | (kl > bound) if cfg.trust_region == "clip" else carry.stopped
         gradient_norm = optax.global_norm(gradient)
         # One NaN in the optimizer's moments would stay in them for good.
-        skip = stopped | ~(jnp.isfinite(loss) & jnp.isfinite(gradient_norm))
+        fault = ~finite.is_finite("policy", {"total": loss, "kl": kl}, gradient) & ~stopped
+        skip = stopped | fault
         keep = lambda old, new: jnp.where(skip, old, new)  # noqa: E731
         new = _Carry(
             params=jax.tree.map(keep, carry.params, taken),
@@ -184,10 +186,12 @@ def trust_region_update(
             stopped=stopped,
             gradient_norm=jnp.where(stopped, carry.gradient_norm, gradient_norm),
             steps=carry.steps + jnp.where(skip, 0, 1),
+            skipped=carry.skipped + jnp.where(fault, 1, 0),
         )
         return new, None
 
-    start = _Carry(params, state.opt_state, jnp.array(False), jnp.zeros(()), jnp.zeros((), int))
+    none = jnp.zeros((), int)
+    start = _Carry(params, state.opt_state, jnp.array(False), jnp.zeros(()), none, none)
     step_keys = jax.random.split(keys[1], cfg.epochs * cfg.minibatches)
     end, _ = jax.lax.scan(step, start, (batches, step_keys))
     kl_fn = lambda p: loss_fn(p, data, keys[2])[1]  # noqa: E731
@@ -202,10 +206,13 @@ def trust_region_update(
         "gradient_norm": end.gradient_norm,
         "kl_penalty": state.kl_penalty,
         "shortened": shortened,
+        "skipped": end.skipped.astype(jnp.float32),
     }
     kl_penalty = state.kl_penalty
     if cfg.trust_region == "kl":
-        kl_penalty = _adapt_penalty(kl_penalty, kl, shortened, cfg)
+        adapted = _adapt_penalty(kl_penalty, kl, shortened, cfg)
+        # Without a step the KL says nothing about the penalty.
+        kl_penalty = jnp.where(end.steps > 0, adapted, kl_penalty)
     new_state = TrustRegionState(end.opt_state, kl_penalty)
     return new_params, new_state, metrics
 

@@ -1,18 +1,24 @@
 """Checkpoints: a thin wrapper over Orbax that never restarts in silence."""
 
+import json
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from m3po_jax.config import UserError
 from m3po_jax.training.workdir import CHECKPOINT_FOLDER
 
 State = TypeVar("State")
+
+# In the meta of every checkpoint: CRC-32 of each leaf and of the rest of the meta.
+_CHECKSUMS = "checksums"
 
 
 class CheckpointError(UserError):
@@ -25,6 +31,9 @@ class Checkpointer:
     A checkpoint is written beside and renamed into place, so a kill leaves the older ones whole.
     Writing blocks: the training step donates its state, and a write that goes on in the background
     could read buffers that were given away.
+
+    Orbax stores array data without checksums, so a flipped bit could come back as another number:
+    every leaf has its CRC-32 in the meta, which restoring compares.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, max_to_keep: int = 2):
@@ -64,10 +73,12 @@ class Checkpointer:
         """
         if step in self._manager.all_steps():
             return
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
-        )
+        state = jax.tree.map(_without_empty, state)
         try:
+            meta = {**meta, _CHECKSUMS: _checksums(state, meta)}
+            arguments = ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+            )
             saved = self._manager.save(step, args=arguments, force=True)
         except Exception as error:  # Orbax passes on whatever its file layers raise
             raise CheckpointError(
@@ -95,7 +106,7 @@ class Checkpointer:
         step = self.latest_step()
         if step is None:
             return None
-        abstract = jax.tree.map(_placed, abstract_state)
+        abstract = jax.tree.map(lambda leaf: _placed(_without_empty(leaf)), abstract_state)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
         )
@@ -110,11 +121,17 @@ class Checkpointer:
                     "version that wrote it, or start anew with --overwrite"
                 )
             restored = self._manager.restore(step, args=arguments)
+            state, meta = restored["state"], dict(restored["meta"])
+            wrong = _mismatches(meta.pop(_CHECKSUMS, {}), _checksums(state, meta))
+            # Damaged metadata make Orbax give back the bare words of a key, of which all are right.
+            wrong = wrong or _mismatches(_types(abstract), _types(state))
         except CheckpointError:
             raise
         except Exception as error:  # Orbax passes on whatever its file layers raise
-            raise self._unreadable(step, error) from error
-        return restored["state"], dict(restored["meta"])
+            raise self._unreadable(step, _first_line(error)) from error
+        if wrong:
+            raise self._unreadable(step, f"{wrong} is not what was saved")
+        return jax.tree.map(_with_empty, abstract_state, state), meta
 
     def wait(self) -> None:
         """Blocks until all that was saved is on disk."""
@@ -132,7 +149,7 @@ class Checkpointer:
         """Closes the manager."""
         self.close()
 
-    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+    def _unreadable(self, step: int, reason: str) -> CheckpointError:
         older = [other for other in self._manager.all_steps() if other != step]
         remedy = (
             f"remove that folder to go on from checkpoint {max(older)}"
@@ -140,9 +157,22 @@ class Checkpointer:
             else "there is no older one, so start anew with --overwrite"
         )
         return CheckpointError(
-            f"the checkpoint {self._folder / str(step)} cannot be read: {_first_line(error)}; "
-            f"{remedy}"
+            f"the checkpoint {self._folder / str(step)} cannot be read: {reason}; {remedy}"
         )
+
+
+def _without_empty(leaf: Any) -> Any:
+    """Puts a scalar in the place of an empty array, as simulators have and Orbax cannot save."""
+    if leaf.size > 0:
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((), leaf.dtype)
+    return jnp.zeros((), leaf.dtype)
+
+
+def _with_empty(abstract: Any, leaf: Any) -> Any:
+    """Undoes `_without_empty`."""
+    return leaf if abstract.size > 0 else jnp.zeros(abstract.shape, abstract.dtype)
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -161,6 +191,32 @@ def _leaves(tree: Any) -> dict[str, str]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         leaves[name] = f"{leaf.dtype}{list(leaf.shape)}"
     return leaves
+
+
+def _checksums(state: Any, meta: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the CRC-32 of each leaf by its path, and of the meta.
+
+    Leaves that are spread over several processes are left out: no process has all of their data.
+    """
+    sums = {"meta": zlib.crc32(json.dumps(dict(meta), sort_keys=True).encode())}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            continue
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        sums[f"state/{name}"] = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).data)
+    return sums
+
+
+def _types(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.dtype for path, x in leaves}
+
+
+def _mismatches(stored: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    names = [name for name in {**stored, **found} if stored.get(name) != found.get(name)]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _differences(stored: Mapping[str, str], asked: Mapping[str, str]) -> str:

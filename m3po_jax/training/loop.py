@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,14 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from m3po_jax.config import Config
+from m3po_jax.config import Config, ConfigError
 from m3po_jax.envs import registry, scores
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.replay import buffer
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.evaluate import Episodes, evaluate
+from m3po_jax.training.fault import FaultWatch
 from m3po_jax.training.metrics import MetricsWriter, Progress, evaluation_table, read_evaluations
+from m3po_jax.training.preemption import Preempted
 from m3po_jax.training.state import (
     AgentState,
     Optimizers,
@@ -25,10 +28,11 @@ from m3po_jax.training.state import (
     init_train_state,
     make_optimizers,
 )
-from m3po_jax.training.train_step import env_steps_per_iteration, make_train_step
+from m3po_jax.training.train_step import SKIPPED, env_steps_per_iteration, make_train_step
+from m3po_jax.training.workdir import holds_metrics
 
 # Sums over the iterations that one line of metrics.csv covers; the other metrics are averaged.
-_SUMMED = ("rollout/episodes", "rollout/faults")
+_SUMMED = ("rollout/episodes", "rollout/faults", SKIPPED)
 # Evaluations draw from a stream of their own, which training never touches.
 _EVALUATION_STREAM = 0x5EED
 
@@ -76,7 +80,7 @@ def make_experiment(config: Config) -> Experiment:
 
 
 class Evaluator:
-    """Plays whole episodes of every task; compiles one program per policy, when first used."""
+    """Plays whole episodes of every task; compiles one program per policy."""
 
     def __init__(self, experiment: Experiment, *, episodes: int):
         """Prepares `episodes` episodes of each task."""
@@ -89,11 +93,19 @@ class Evaluator:
             ),
             static_argnames="policy",
         )
+        self._programs: dict[str, Callable[[AgentState, jax.Array], Episodes]] = {}
+
+    def compile(self, agent: AgentState, *, policy: str) -> None:
+        """Compiles the program for `policy`, if that is still to be done."""
+        if policy not in self._programs:
+            lowered = self._evaluate.lower(agent, jax.random.key(0), policy=policy)
+            self._programs[policy] = lowered.compile()
 
     def __call__(self, agent: AgentState, *, policy: str, seed: int) -> dict[str, Any]:
         """Returns `policy`, `tasks` and `normalized_mean` of an evaluation (see README)."""
         key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
-        result: Episodes = jax.device_get(self._evaluate(agent, key, policy=policy))
+        self.compile(agent, policy=policy)
+        result: Episodes = jax.device_get(self._programs[policy](agent, key))
         tasks = {}
         for index, spec in enumerate(self._env.specs):
             rows = slice(index * self._episodes, (index + 1) * self._episodes)
@@ -110,28 +122,37 @@ class Evaluator:
         return {"policy": policy, "tasks": tasks, "normalized_mean": normalized_mean}
 
 
-def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Config,
+    workdir: str | os.PathLike[str],
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Trains until `total_env_steps`, from the newest checkpoint in `workdir` if there is one.
 
     Args:
         config: Validated settings.
         workdir: Folder of the run, opened with `workdir.open_workdir`.
+        stop: Asked once before the first iteration and after each; true saves and stops, as
+            `preemption.stop_on_signals` does on a signal. `threading.Event().is_set` fits.
 
     Returns:
         The last evaluation, as in eval.jsonl.
 
     Raises:
-        CheckpointError: A checkpoint cannot be read or written.
-        MetricsError: A metrics file is damaged or of another version.
+        CheckpointError: A checkpoint cannot be read or written, or all were removed.
+        MetricsError: A metrics file is damaged, of another version or cannot be written.
+        NumericsError: Losses or gradients were not finite too many iterations in a row.
+        Preempted: `stop` was true; the run is saved and goes on when called again.
     """
     experiment = make_experiment(config)
     progress = Progress(config.train.total_env_steps)
     with Checkpointer(workdir) as checkpointer, MetricsWriter(workdir) as writer:
-        run = _Run(experiment, checkpointer, writer, progress)
-        if run.finished:
+        run = _Run(experiment, checkpointer, writer, progress, pathlib.Path(workdir))
+        if run.finished and not run.lacks_evaluation:
             progress.say(f"The run in {workdir} is done: {run.env_steps:,} env steps.")
         else:
-            run.train()
+            run.train(stop)
     record = read_evaluations(workdir)[-1]
     progress.say(evaluation_table(record))
     return record
@@ -156,7 +177,13 @@ def evaluate_workdir(
 
     Raises:
         CheckpointError: There is no checkpoint or it cannot be read.
+        ConfigError: `planner` for a run without a world model.
     """
+    if policy == "planner" and not config.has_model:
+        raise ConfigError(
+            f"{workdir} has no world model to plan with (network.encoder = 'observation'); "
+            "evaluate its policy `prior`"
+        )
     experiment = make_experiment(config)
     with Checkpointer(workdir) as checkpointer:
         restored = checkpointer.restore_latest(experiment.state_shapes())
@@ -177,8 +204,11 @@ class _Run:
         checkpointer: Checkpointer,
         writer: MetricsWriter,
         progress: Progress,
+        workdir: pathlib.Path,
     ):
         config = experiment.config
+        self._workdir = workdir
+        self._faults = FaultWatch(workdir, limit=config.train.max_skipped_updates)
         self._experiment = experiment
         self._checkpointer = checkpointer
         self._writer = writer
@@ -189,6 +219,11 @@ class _Run:
         progress.say(_description(experiment))
         restored = checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:
+            if holds_metrics(workdir):
+                raise CheckpointError(
+                    f"{workdir} holds metrics of a run but no checkpoint, which every run has from "
+                    "its start: put the folder checkpoints back, or start anew with --overwrite"
+                )
             # One program: eager resets would compile each operation of the simulators alone. The
             # seed is an argument, so that all seeds share the compiled program.
             init = functools.partial(jax.jit(experiment.init), jax.random.key(config.seed))
@@ -211,37 +246,78 @@ class _Run:
         """Whether the budget is spent."""
         return self._iteration >= self._experiment.num_iterations
 
-    def train(self) -> None:
-        """Trains to the end of the budget."""
-        experiment, cfg = self._experiment, self._experiment.config.train
-        evaluator = Evaluator(experiment, episodes=cfg.eval_episodes)
-        step = jax.jit(
-            make_train_step(
-                experiment.env, experiment.networks, experiment.optimizers, experiment.config
-            ),
-            donate_argnums=0,
-        )
-        lowered = step.lower(self._state)
-        step = self._timed("the training step", lowered.compile)
+    @property
+    def lacks_evaluation(self) -> bool:
+        """Whether an evaluation is due here that eval.jsonl does not hold, as after a stop."""
+        records = read_evaluations(self._workdir)
+        done = records and records[-1]["env_steps"] == self.env_steps
+        return self._due(self._experiment.config.train.eval_every) and not done
+
+    def train(self, stop: Callable[[], bool]) -> None:
+        """Trains to the end of the budget or until `stop()`."""
+        cfg = self._experiment.config.train
+        evaluator = Evaluator(self._experiment, episodes=cfg.eval_episodes)
+        if self._iteration == 0:
+            # From here on a run without a checkpoint is a damaged one.
+            self._save()
+        if self.lacks_evaluation:
+            self._evaluate(evaluator)
+        if self.finished:
+            return
+        step = self._compiled_step()
+        # Before the first step, so that a stop never waits for this.
+        compile_evaluation = functools.partial(evaluator.compile, policy=cfg.eval_policy)
+        self._timed("the evaluation", lambda: compile_evaluation(self._state.agent))
+        stopping = stop()
         pending: list[dict[str, jax.Array]] = []
-        while not self.finished:
-            before = self.env_steps
+        while not (self.finished or stopping):
+            suspicious = self._faults.suspicious
+            if suspicious:
+                self._faults.save_state(self._iteration, self._state, self._meta())
             self._state, metrics = step(self._state)
             self._iteration += 1
             pending.append(metrics)
-            save = self.finished or _crosses(before, self.env_steps, cfg.checkpoint_every)
+            if suspicious:
+                self._faults.judge(jax.device_get(metrics))
+            stopping = stop()
+            save = stopping or self._due(cfg.checkpoint_every)
             # What a checkpoint covers is written before it, or a resume would leave a gap.
-            if save or len(pending) == cfg.log_every:
+            if save or self._iteration % cfg.log_every == 0:
                 self._log(jax.device_get(pending))
                 pending = []
-            if self.finished or _crosses(before, self.env_steps, cfg.eval_every):
+            # A stop does not wait for an evaluation: the resumed run makes up for it.
+            if self._due(cfg.eval_every) and not stopping:
                 self._evaluate(evaluator)
             if save:
-                meta = {"wall_seconds": self._wall_seconds(), "env_steps": self.env_steps}
-                self._checkpointer.save(self._iteration, self._state, meta)
+                self._save()
+        if stopping:
+            raise Preempted(
+                f"Stopped at {self.env_steps:,} env steps, all saved; the same command goes on "
+                "from there."
+            )
+
+    def _due(self, every: int) -> bool:
+        """Whether the last iteration ended the run or crossed a multiple of `every` env steps."""
+        before = self.env_steps - self._experiment.env_steps_per_iteration
+        return self.finished or (before >= 0 and _crosses(before, self.env_steps, every))
+
+    def _compiled_step(self) -> Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]:
+        experiment = self._experiment
+        step = make_train_step(
+            experiment.env, experiment.networks, experiment.optimizers, experiment.config
+        )
+        lowered = jax.jit(step, donate_argnums=0).lower(self._state)
+        return self._timed("the training step", lowered.compile)
+
+    def _meta(self) -> dict[str, Any]:
+        return {"wall_seconds": self._wall_seconds(), "env_steps": self.env_steps}
+
+    def _save(self) -> None:
+        self._checkpointer.save(self._iteration, self._state, self._meta())
 
     def _log(self, metrics: Sequence[Mapping[str, np.ndarray]]) -> None:
         names = [spec.name for spec in self._experiment.env.specs]
+        self._faults.note(metrics)
         now = time.monotonic()
         steps = len(metrics) * self._experiment.env_steps_per_iteration
         row: dict[str, float] = {
@@ -305,7 +381,7 @@ def summarize(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
     for name, values in stacked.items():
         present = ~np.isnan(values)
         filled = np.where(present, values, 0.0)
-        if name in _SUMMED:
+        if name.endswith(_SUMMED):
             summary[name] = np.sum(values, axis=0)
             continue
         if name.endswith("_max"):

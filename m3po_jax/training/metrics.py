@@ -1,6 +1,7 @@
 """What a run writes down and says: metrics.csv, eval.jsonl and the progress line."""
 
 import collections
+import contextlib
 import csv
 import io
 import json
@@ -9,7 +10,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import rich.console
@@ -46,41 +47,48 @@ class MetricsWriter:
                 the columns; they are written with `env_steps` first.
 
         Raises:
-            MetricsError: The columns differ from those of the file.
+            MetricsError: The columns differ from those of the file, or it cannot be written.
         """
         if STEP not in row:
             raise MetricsError(f"a row of {METRICS_FILE} needs the column {STEP!r}")
-        if self._metrics is None:
-            self._open(row)
-        assert self._header is not None and self._metrics is not None
-        if set(row) != set(self._header):
-            raise self._header_error(row)
-        self._metrics.write(_csv_line([_number(row[name]) for name in self._header]))
-        self._metrics.flush()
+        with _write_errors_named(self._metrics_path, self.close):
+            if self._metrics is None:
+                self._open(row)
+            assert self._header is not None and self._metrics is not None
+            if set(row) != set(self._header):
+                raise self._header_error(row)
+            self._metrics.write(_csv_line([_number(row[name]) for name in self._header]))
+            self._metrics.flush()
 
     def write_evaluation(self, record: Mapping[str, Any]) -> None:
         """Appends one line to eval.jsonl; `env_steps` must be among the keys."""
         if STEP not in record:
             raise MetricsError(f"a line of {EVALUATION_FILE} needs the key {STEP!r}")
-        with open(self._evaluation_path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        line = json.dumps(record) + "\n"
+        with (
+            _write_errors_named(self._evaluation_path, self.close),
+            open(self._evaluation_path, "a", encoding="utf-8") as file,
+        ):
+            file.write(line)
 
     def truncate_after(self, env_steps: int) -> None:
         """Drops rows and lines of both files past `env_steps`, and a torn last line.
 
         Raises:
-            MetricsError: A line other than the last one is damaged.
+            MetricsError: A line other than the last one is damaged, or a file cannot be written.
         """
         self.close()
         self._header = None
-        _rewrite(self._metrics_path, _kept_rows(self._metrics_path, env_steps), header_lines=1)
-        _rewrite(self._evaluation_path, _kept_records(self._evaluation_path, env_steps))
+        metrics, evaluations = self._metrics_path, self._evaluation_path
+        with _write_errors_named(metrics.parent, self.close):
+            _rewrite(metrics, _kept_rows(metrics, env_steps), header_lines=1)
+            _rewrite(evaluations, _kept_records(evaluations, env_steps))
 
     def close(self) -> None:
         """Closes metrics.csv; a later `write` opens it again."""
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+        file, self._metrics = self._metrics, None
+        if file is not None:
+            file.close()
 
     def __enter__(self) -> "MetricsWriter":
         """Returns itself."""
@@ -197,6 +205,20 @@ class Progress:
             for name, value in returns.items()
         )
         return "  ".join([*parts, f"return: {scores}"] if scores else parts)
+
+
+@contextlib.contextmanager
+def _write_errors_named(path: pathlib.Path, close: Callable[[], None]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):  # closing tries to write what is left
+            close()
+        raise MetricsError(
+            f"cannot write {path}: {error.strerror or error}; see that the disk has room and the "
+            "folder can be written, then run the same command again: it goes on from the last "
+            "checkpoint"
+        ) from error
 
 
 def _score(value: float | None) -> str:

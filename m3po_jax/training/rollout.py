@@ -9,6 +9,7 @@ from m3po_jax.config import Config
 from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
 from m3po_jax.networks.factory import Networks
 from m3po_jax.ops import two_hot
+from m3po_jax.ops.observation_moments import normalize_observation
 from m3po_jax.planning import mppi, warm_start
 from m3po_jax.training.state import AgentState, RolloutState
 from m3po_jax.types import Trajectory
@@ -49,8 +50,8 @@ def prior_actions(
     explore: bool,
 ) -> Actions:
     """Actions of the policy alone: drawn, or its mean. `keys` `[B]` are consumed."""
-    model, context, z = _perceive(networks, agent, env, observation)
-    mean, std = model.policy(z, context)
+    context, z = perceive(networks, agent, observation, jnp.asarray(env.task_id))
+    mean, std = networks.policy(agent.params.policy, z, context.e, context.action_mask)
     if not explore:
         std = jnp.zeros_like(std)
     noise = jax.vmap(lambda k: jax.random.normal(k, (env.action_size,)))(keys)
@@ -82,7 +83,14 @@ def planned_actions(
         explore: Whether to draw an elite and add noise.
         cfg: The run's settings.
     """
-    model, context, z = _perceive(networks, agent, env, observation)
+    params = agent.params
+    model = WorldModelLatent(
+        world_model=params.world_model,
+        q=params.world_model["q"],
+        policy_params=params.policy,
+        networks=networks,
+    )
+    context, z = perceive(networks, agent, observation, jnp.asarray(env.task_id))
     scale = jnp.maximum(agent.statistics.plan_scale.mean, _MIN_PLAN_SCALE)
     # Before its first update the running mean is zero and no scale at all.
     scale = jnp.where(agent.statistics.plan_scale.weight > 0.0, scale, 1.0)
@@ -202,16 +210,20 @@ def collect(
     return end, trajectory, timesteps, spread
 
 
-def _perceive(
-    networks: Networks, agent: AgentState, env: MultiTaskEnv, observation: jax.Array
-) -> tuple[WorldModelLatent, TaskContext, jax.Array]:
-    """The online latent model, the task contexts and the latents of a batch."""
-    params = agent.params
-    model = WorldModelLatent(
-        world_model=params.world_model,
-        q=params.world_model["q"],
-        policy_params=params.policy,
-        networks=networks,
-    )
-    context = task_context(networks, params.world_model, jnp.asarray(env.task_id))
-    return model, context, networks.encode(params.world_model, observation, context.e)
+def perceive(
+    networks: Networks, agent: AgentState, observation: jax.Array, task_id: jax.Array
+) -> tuple[TaskContext, jax.Array]:
+    """What policy and critics see of observations `[..., O]` of tasks `[...]`.
+
+    Returns:
+        The task contexts and `z`: the latents `[..., Z]` or, with the encoder `observation`, the
+        normalised observations `[..., O]`, and then one-hot task ids as embeddings.
+    """
+    if networks.encoder == "observation":
+        e = jax.nn.one_hot(task_id, networks.world_model.num_tasks)
+        context = TaskContext(e, networks.action_mask(task_id))
+        moments = agent.statistics.observation
+        return context, normalize_observation(moments, observation, task_id)
+    params = agent.params.world_model
+    context = task_context(networks, params, task_id)
+    return context, networks.encode(params, observation, context.e)

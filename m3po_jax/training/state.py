@@ -10,7 +10,7 @@ import optax
 from m3po_jax.config import Config
 from m3po_jax.envs.multitask import MultiTaskEnv, MultiTaskState
 from m3po_jax.networks.factory import AgentParams, Networks
-from m3po_jax.ops import statistics
+from m3po_jax.ops import observation_moments, statistics
 from m3po_jax.policy.trust_region import TrustRegionState, init_trust_region
 from m3po_jax.replay import buffer
 from m3po_jax.types import Params, Trajectory
@@ -32,6 +32,7 @@ class Statistics:
     plan_scale: statistics.RunningMoments  # spread of the predicted returns in one population
     value_scale: statistics.RunningScale  # of Q, used by the pathwise objective
     discrepancy: statistics.RunningMoments  # of |Q_mf - Q_mb|
+    observation: observation_moments.ObservationMoments  # used without a world model
 
 
 @flax.struct.dataclass
@@ -39,7 +40,7 @@ class AgentState:
     """What is learned."""
 
     params: AgentParams
-    target_q: Params  # EMA of params.world_model["q"]
+    target_q: Params  # EMA of params.world_model["q"]; {} without a model
     target_exploration: Params  # EMA of params.exploration
     world_model_opt: optax.OptState
     policy_opt: TrustRegionState
@@ -96,7 +97,7 @@ def init_agent(networks: Networks, optimizers: Optimizers, key: jax.Array) -> Ag
     return AgentState(
         params=params,
         # Copies: a donated state must not hold a buffer twice.
-        target_q=copy(params.world_model["q"]),
+        target_q=copy(params.world_model.get("q", {})),
         target_exploration=copy(params.exploration),
         world_model_opt=optimizers.world_model.init(params.world_model),
         policy_opt=init_trust_region(params.policy, optimizers.policy),
@@ -106,6 +107,9 @@ def init_agent(networks: Networks, optimizers: Optimizers, key: jax.Array) -> Ag
             plan_scale=statistics.init_running_moments(num_tasks),
             value_scale=statistics.init_running_scale(num_tasks),
             discrepancy=statistics.init_running_moments(num_tasks),
+            observation=observation_moments.init_observation_moments(
+                num_tasks, networks.observation_size
+            ),
         ),
     )
 
@@ -115,13 +119,19 @@ def init_train_state(
 ) -> TrainState:
     """State of a run before its first step; all its randomness comes from `key`."""
     agent_key, env_key, key = jax.random.split(key, 3)
-    capacity = buffer.capacity_per_env(cfg.replay.capacity, env.batch_size, cfg.env.unroll_length)
+    unroll_length = cfg.env.unroll_length
+    # Without a model nothing is replayed: the newest unroll is enough.
+    capacity = (
+        buffer.capacity_per_env(cfg.replay.capacity, env.batch_size, unroll_length)
+        if cfg.has_model
+        else unroll_length
+    )
     plan_shape = (env.batch_size, cfg.planner.horizon, env.action_size)
     return TrainState(
         agent=init_agent(networks, optimizers, agent_key),
         rollout=RolloutState(env=env.init(env_key, stagger=True), plan_mean=jnp.zeros(plan_shape)),
         replay=buffer.init(
-            trajectory_shapes(env, cfg.env.unroll_length),
+            trajectory_shapes(env, unroll_length),
             batch_size=env.batch_size,
             capacity_per_env=capacity,
         ),

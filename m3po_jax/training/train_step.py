@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from m3po_jax.config import Config
 from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import distributions, statistics
+from m3po_jax.ops import distributions, observation_moments, statistics
 from m3po_jax.policy.exploration import exploration_weight
 from m3po_jax.policy.trust_region import KL_BOUND_FACTOR
 from m3po_jax.replay import buffer
@@ -17,6 +17,8 @@ from m3po_jax.training import rollout, update
 from m3po_jax.training.state import AgentState, Optimizers, TrainState
 from m3po_jax.types import Metrics, Trajectory
 
+# How the metric of each module ends that counts its gradient steps that were left out.
+SKIPPED = "/skipped"
 TrainStep = Callable[[TrainState], tuple[TrainState, Metrics]]
 
 
@@ -61,20 +63,24 @@ def train_step(
         learn_from_rollout, env=env, networks=networks, optimizers=optimizers, beta=beta, cfg=cfg
     )
     agent, fresh_metrics = _skip_if(random, learn, agent, trajectory, fresh_key)
+    if not cfg.has_model:
+        agent = update_observation_moments(agent, trajectory)
 
     debt = state.update_debt + cfg.train.updates_per_transition * trajectory.reward.size
     num_updates = jnp.where(random, 0, jnp.floor(debt).astype(jnp.int32))
-    agent, replay_metrics = learn_from_replay(
-        agent,
-        replay,
-        replay_key,
-        num_updates,
-        env=env,
-        networks=networks,
-        optimizers=optimizers,
-        beta=beta,
-        cfg=cfg,
-    )
+    replay_metrics: Metrics = {}
+    if cfg.has_model:
+        agent, replay_metrics = learn_from_replay(
+            agent,
+            replay,
+            replay_key,
+            num_updates,
+            env=env,
+            networks=networks,
+            optimizers=optimizers,
+            beta=beta,
+            cfg=cfg,
+        )
     new_state = TrainState(
         agent=agent,
         rollout=rollout_state,
@@ -93,9 +99,9 @@ def train_step(
 
 def bonus_weight(env_steps: jax.Array, cfg: Config) -> jax.Array | None:
     """Beta now, or `None` if it is zero throughout, so that nothing of the bonus is computed."""
-    start, end = cfg.exploration.beta_start, cfg.exploration.beta_end
-    if start == 0.0 and end == 0.0:
+    if not cfg.has_bonus:
         return None
+    start, end = cfg.exploration.beta_start, cfg.exploration.beta_end
     return exploration_weight(env_steps / cfg.train.total_env_steps, start=start, end=end)
 
 
@@ -105,10 +111,21 @@ def update_plan_scale(agent: AgentState, trajectory: Trajectory, spread: jax.Arr
         agent.statistics.plan_scale,
         spread,
         trajectory.task_id,
-        spread > 0.0,
+        (spread > 0.0) & jnp.isfinite(spread),
         decay=update.STATISTICS_DECAY,
     )
     return agent.replace(statistics=agent.statistics.replace(plan_scale=plan_scale))
+
+
+def update_observation_moments(agent: AgentState, trajectory: Trajectory) -> AgentState:
+    """Folds the rollout into the moments that normalise observations.
+
+    It comes after learning: the policy that is improved must be the one that collected.
+    """
+    observation = observation_moments.update_observation_moments(
+        agent.statistics.observation, trajectory.observation, trajectory.task_id, trajectory.valid
+    )
+    return agent.replace(statistics=agent.statistics.replace(observation=observation))
 
 
 def learn_from_rollout(
@@ -124,21 +141,24 @@ def learn_from_rollout(
 ) -> tuple[AgentState, Metrics]:
     """What needs fresh data: the `real` policy update, V_mf, and the bonus with its critic.
 
+    V_mf is trained where something uses it: the `real` policy update or the bonus.
+
     The policy goes first: its old latents, values and probabilities are those that collected.
     """
     keys = jax.random.split(key, 3)
     discount = jnp.asarray(env.discount)[env.task_id]
     metrics: dict[str, jax.Array] = {}
-    if cfg.policy.objective == "likelihood_ratio" and cfg.policy.data == "real":
+    if cfg.learns_from_real:
         data = update.real_policy_data(networks, agent, trajectory, discount, beta=beta, cfg=cfg)
         agent, policy_metrics = update.policy_update(
             networks, optimizers.policy, agent, data, keys[0], cfg=cfg
         )
         metrics.update(_policy_metrics(policy_metrics, data, cfg))
-    agent, critic_metrics = update.critic_update(
-        networks, optimizers.critic, agent, trajectory, discount, keys[1], cfg=cfg
-    )
-    metrics.update(critic_metrics)
+    if cfg.has_critic:
+        agent, critic_metrics = update.critic_update(
+            networks, optimizers.critic, agent, trajectory, discount, keys[1], cfg=cfg
+        )
+        metrics.update(critic_metrics)
     if beta is not None:
         agent, exploration_metrics = update.exploration_update(
             networks, optimizers.exploration, agent, trajectory, discount, keys[2], cfg=cfg
@@ -162,7 +182,7 @@ def learn_from_replay(
     """`num_updates` updates of the world model and, unless its data are `real`, of the policy.
 
     Returns the metrics averaged over the updates (NaN if there was none); names that end in
-    `_max` are maxima.
+    `_max` are maxima, those that end in `/skipped` are sums.
     """
     once = partial(
         replay_update, env=env, networks=networks, optimizers=optimizers, beta=beta, cfg=cfg
@@ -181,8 +201,13 @@ def learn_from_replay(
     zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
     agent, total = jax.lax.fori_loop(0, num_updates, body, (agent, zeros))
     count = jnp.where(num_updates > 0, num_updates.astype(jnp.float32), jnp.nan)
-    mean = lambda name, x: x + 0.0 * count if name.endswith("_max") else x / count  # noqa: E731
-    return agent, {name: mean(name, value) for name, value in total.items()}
+
+    def finish(name: str, x: jax.Array) -> jax.Array:
+        if name.endswith(SKIPPED):
+            return x
+        return x + 0.0 * count if name.endswith("_max") else x / count
+
+    return agent, {name: finish(name, value) for name, value in total.items()}
 
 
 def replay_update(
@@ -281,5 +306,8 @@ def _skip_if(
 ) -> tuple[AgentState, Metrics]:
     """`learn`, or the agent as it is with NaN metrics."""
     _, shapes = jax.eval_shape(learn, agent, trajectory, key)
-    nothing = {name: jnp.full(shape.shape, jnp.nan) for name, shape in shapes.items()}
+    nothing = {
+        name: jnp.full(shape.shape, 0.0 if name.endswith(SKIPPED) else jnp.nan)
+        for name, shape in shapes.items()
+    }
     return jax.lax.cond(skip, lambda a, t, k: (a, nothing), learn, agent, trajectory, key)

@@ -8,11 +8,11 @@ import optax
 
 from m3po_jax.config import Config
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import distributions, policy_gradient, returns, statistics, two_hot
+from m3po_jax.ops import distributions, finite, policy_gradient, returns, statistics, two_hot
 from m3po_jax.ops.minibatches import minibatches
 from m3po_jax.policy import exploration, trust_region
 from m3po_jax.policy.trust_region import Gaussians
-from m3po_jax.training.rollout import exploration_values
+from m3po_jax.training.rollout import exploration_values, perceive
 from m3po_jax.training.state import AgentState
 from m3po_jax.types import Metrics, Params, Trajectory, Window
 from m3po_jax.world_model import losses as world_model_losses
@@ -57,6 +57,8 @@ def world_model_update(
 ) -> tuple[AgentState, jax.Array, Metrics]:
     """One step on the world-model loss, and the EMA of the Q heads.
 
+    Neither is done if the loss or its gradient is not finite.
+
     Args:
         networks: The bundle.
         optimizer: The world model's optimizer.
@@ -95,7 +97,10 @@ def world_model_update(
         target_q=ema(agent.target_q, params["q"], cfg.world_model.target_decay),
         world_model_opt=opt_state,
     )
+    taken = finite.is_finite("world_model", {"total": total, **means}, gradient)
+    new_agent = finite.select(taken, new_agent, agent)
     metrics = {f"world_model/{name}_loss": value for name, value in means.items()}
+    metrics["world_model/skipped"] = (~taken).astype(jnp.float32)
     metrics["world_model/loss"] = total
     metrics["world_model/gradient_norm"] = optax.global_norm(gradient)
     metrics["world_model/value_target"] = jnp.mean(value_target)
@@ -268,6 +273,7 @@ def pathwise_policy_update(
         jnp.ones_like(value),
         decay=STATISTICS_DECAY,
     )
+    value_scale = finite.keep_finite(value_scale, agent.statistics.value_scale)
     agent = agent.replace(statistics=agent.statistics.replace(value_scale=value_scale))
     old = Gaussians(*networks.policy(agent.params.policy, z, context.e, context.action_mask))
     data = (z, context, old, value_scale.scale[task_id])
@@ -318,16 +324,12 @@ def critic_update(
         )
 
     data = _flatten((z, context.e, target, trajectory.valid))
-    params, opt_state, loss, norm = _fit(
-        loss_fn, optimizer, agent.params.critic, agent.critic_opt, data, key, cfg
+    params, opt_state, fit_metrics = _fit(
+        "critic", loss_fn, optimizer, agent.params.critic, agent.critic_opt, data, key, cfg
     )
     agent = agent.replace(params=agent.params.replace(critic=params), critic_opt=opt_state)
-    metrics = {
-        "critic/loss": loss,
-        "critic/gradient_norm": norm,
-        "critic/target": statistics.masked_mean(target, trajectory.valid),
-    }
-    return agent, metrics
+    target_mean = statistics.masked_mean(target, trajectory.valid)
+    return agent, {**fit_metrics, "critic/target": target_mean}
 
 
 def exploration_update(
@@ -356,6 +358,7 @@ def exploration_update(
         valid,
         decay=STATISTICS_DECAY,
     )
+    moments = finite.keep_finite(moments, agent.statistics.discrepancy)
     value = model_free_value(networks, agent, z, context.e)
     q_mf_n, q_mb_n, value_n, task_id_n = _flatten((q_mf, q_mb, value, task_id))
     bonus = exploration.discrepancy_bonus(
@@ -374,8 +377,9 @@ def exploration_update(
         )
 
     data = _flatten((z, jnp.tanh(u) * context.action_mask, context.e, target, valid))
-    params, opt_state, loss, norm = _fit(
-        loss_fn, optimizer, agent.params.exploration, agent.exploration_opt, data, key, cfg
+    old, old_opt = agent.params.exploration, agent.exploration_opt
+    params, opt_state, fit_metrics = _fit(
+        "exploration", loss_fn, optimizer, old, old_opt, data, key, cfg
     )
     agent = agent.replace(
         params=agent.params.replace(exploration=params),
@@ -384,8 +388,7 @@ def exploration_update(
         statistics=agent.statistics.replace(discrepancy=moments),
     )
     metrics = {
-        "exploration/loss": loss,
-        "exploration/gradient_norm": norm,
+        **fit_metrics,
         "exploration/bonus": statistics.masked_mean(bonus, valid),
         "exploration/discrepancy": statistics.masked_mean(jnp.abs(q_mf - q_mb), valid),
     }
@@ -396,10 +399,9 @@ def encode_trajectory(
     networks: Networks, agent: AgentState, trajectory: Trajectory
 ) -> tuple[TaskContext, jax.Array, jax.Array]:
     """Contexts `[T, B, ...]`, latents and latents of the true successors `[T, B, Z]`."""
-    params = agent.params.world_model
-    context = task_context(networks, params, trajectory.task_id)
-    z = networks.encode(params, trajectory.observation, context.e)
-    return context, z, networks.encode(params, trajectory.next_observation, context.e)
+    context, z = perceive(networks, agent, trajectory.observation, trajectory.task_id)
+    _, z_next = perceive(networks, agent, trajectory.next_observation, trajectory.task_id)
+    return context, z, z_next
 
 
 def model_free_value(
@@ -481,6 +483,7 @@ def _apply_policy_update(
 
 
 def _fit(
+    module: str,
     loss_fn: Any,
     optimizer: optax.GradientTransformation,
     params: Params,
@@ -488,20 +491,27 @@ def _fit(
     data: Any,
     key: jax.Array,
     cfg: Config,
-) -> tuple[Params, optax.OptState, jax.Array, jax.Array]:
-    """Epochs of regression; returns the last loss and gradient norm too."""
+) -> tuple[Params, optax.OptState, Metrics]:
+    """Epochs of regression; the metrics are the last loss and gradient norm, and steps left out."""
 
-    def step(carry: tuple, batch: Any) -> tuple[tuple, tuple[jax.Array, jax.Array]]:
-        params, opt_state = carry
+    def step(carry: tuple, batch: Any) -> tuple[tuple, tuple[jax.Array, ...]]:
+        params, _ = carry
         loss, gradient = jax.value_and_grad(loss_fn)(params, batch)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), (
-            loss,
-            optax.global_norm(gradient),
-        )
+        taken = finite.is_finite(module, {"total": loss}, gradient)
+        updates, opt_state = optimizer.update(gradient, carry[1], params)
+        new = finite.select(taken, (optax.apply_updates(params, updates), opt_state), carry)
+        return new, (loss, optax.global_norm(gradient), (~taken).astype(jnp.float32))
 
     batches = minibatches(
         data, key, epochs=cfg.critic.epochs, num_minibatches=cfg.critic.minibatches
     )
-    (params, opt_state), (loss, norm) = jax.lax.scan(step, (params, opt_state), batches)
-    return params, opt_state, loss[-1], norm[-1]
+    (params, opt_state), (loss, norm, skipped) = jax.lax.scan(step, (params, opt_state), batches)
+    return (
+        params,
+        opt_state,
+        {
+            f"{module}/loss": loss[-1],
+            f"{module}/gradient_norm": norm[-1],
+            f"{module}/skipped": jnp.sum(skipped),
+        },
+    )

@@ -24,6 +24,7 @@ CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.csv"
 EVALUATION_FILE = "eval.jsonl"
 CHECKPOINT_FOLDER = "checkpoints"
+FAULT_FOLDER = "fault"
 LOCK_FILE = ".lock"
 
 # What a resumed run may change: how long it goes on and how often it reports. The first may only
@@ -35,6 +36,7 @@ CHANGEABLE = (
     "train.eval_policy",
     "train.checkpoint_every",
     "train.log_every",
+    "train.max_skipped_updates",
 )
 
 _LIBRARIES = (
@@ -123,6 +125,11 @@ def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:
     return any(child.name.isdigit() for child in _checkpoints(pathlib.Path(workdir)))
 
 
+def holds_metrics(workdir: str | os.PathLike[str]) -> bool:
+    """Returns whether a run in the folder has written metrics or an evaluation."""
+    return any((pathlib.Path(workdir) / name).exists() for name in (METRICS_FILE, EVALUATION_FILE))
+
+
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Replaces a file such that a kill at any moment leaves the old or the new text."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -209,8 +216,8 @@ def _resumed_record(path: pathlib.Path, config: Config) -> dict[str, Any]:
         raise WorkdirError(
             f"{path} holds a run with another config:\n" + "\n".join(lines) + "\n"
             "Ask for the same settings to resume it (only train.total_env_steps, to more, and the "
-            "eval, checkpoint and log settings may change), give another --workdir, or delete "
-            "that run with --overwrite."
+            "eval, checkpoint, log and max_skipped_updates settings may change), give another "
+            "--workdir, or delete that run with --overwrite."
         )
     new = _new_record(config)
     new["history"] = old.get("history", [])
@@ -285,5 +292,7 @@ def _remove_run(path: pathlib.Path) -> None:
         shutil.rmtree(child)
     with contextlib.suppress(OSError):  # something of the user's is in there
         (path / CHECKPOINT_FOLDER).rmdir()
+    if (path / FAULT_FOLDER / CONFIG_FILE).exists():
+        shutil.rmtree(path / FAULT_FOLDER)
     for name in (METRICS_FILE, EVALUATION_FILE, CONFIG_FILE):
         (path / name).unlink(missing_ok=True)

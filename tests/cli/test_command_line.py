@@ -135,3 +135,27 @@ def test_whole_numbers(value, hint):
         command_line.check_override("seed", value)
     assert hint in str(caught.value)
     assert ("nearest" in str(caught.value)) == ("nearest" in hint)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=100k", "tmpfs", str(tmp_path)]
+    if os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("root can write everywhere, and mounts nothing here")
+    if os.geteuid():
+        tmp_path.chmod(0o500)
+    try:
+        text = refusal("train", TOY, f"--workdir={tmp_path}")
+        assert "cannot use the workdir" in text and str(tmp_path) in text
+        assert "Read-only file system" in text or "Permission denied" in text
+        assert "can be written" in text
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+        else:
+            tmp_path.chmod(0o700)
+
+
+def test_replay_fault_refuses_wrong_calls(tmp_path):
+    assert "--bundle is needed" in refusal("replay_fault")
+    assert "no config.json" in refusal("replay_fault", str(tmp_path))
+    assert "unexpected argument" in refusal("replay_fault", "one", "two")

@@ -6,16 +6,27 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 STAND_IN = """
 import dataclasses, json, os, sys, types
 import m3po_jax.training
 from m3po_jax.config import UserError
+from m3po_jax.training.preemption import Preempted
 
 assert "jax" not in sys.modules
 
-def train_and_evaluate(config, workdir):
+class NumericsError(UserError):
+    exit_code = 70
+
+def train_and_evaluate(config, workdir, *, stop):
+    assert not stop()
+    if os.environ.get("FAULT") == "numerics":
+        raise NumericsError("losses of policy were not finite")
+    if os.environ.get("FAULT") == "preempted":
+        raise Preempted("Stopped at 5 env steps")
     if os.environ.get("FAULT") == "user":
         raise UserError("the disk is full")
     if os.environ.get("FAULT") == "interrupt":
@@ -127,3 +138,18 @@ def test_evaluate_needs_a_checkpoint(tmp_path):
     result = call("evaluate", f"--workdir={tmp_path}")
     assert result.returncode == 2
     assert "no checkpoint yet" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "message"),
+    [
+        ("user", 2, "error: the disk is full\n"),
+        ("numerics", 70, "error: losses of policy were not finite\n"),
+        ("preempted", 75, "Stopped at 5 env steps\n"),
+    ],
+)
+def test_exit_codes_and_messages(tmp_path, fault, code, message):
+    result = train(tmp_path, FAULT=fault)
+    assert (result.returncode, result.stderr) == (code, message)
+    readme = (ROOT / "README.md").read_text() + (ROOT / "docs" / "reliability.md").read_text()
+    assert f"| {code} |" in readme

@@ -7,6 +7,7 @@ import pytest
 
 from m3po_jax import config
 from m3po_jax.envs import base, multitask, registry, toy
+from m3po_jax.envs import task as task_lib
 
 # Episodes of 7, 5 and 6 agent steps; observations of 3, 2, 2 and actions of 2, 2, 1 numbers.
 NAMES = (
@@ -104,11 +105,21 @@ def test_attributes(env):
     np.testing.assert_allclose(env.discount, [spec.discount for spec in env.specs])
 
 
+def test_resized_changes_the_number_of_environments_only(env):
+    resized = env.resized(2)
+    assert resized.num_envs == (2, 2, 2)
+    assert resized.specs == env.specs
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(
+        resized.draw_resets(key)[2].observation, env.draw_resets(key)[2].observation[:2]
+    )
+
+
 def test_default_discount_by_hand():
     # L = 250: (50 - 1) / 50. Long and short episodes meet the bounds.
-    assert multitask.default_discount(250) == pytest.approx(0.98)
-    assert multitask.default_discount(10_000) == 0.995
-    assert multitask.default_discount(1) == multitask.default_discount(5) == 0.95
+    assert task_lib.default_discount(250) == pytest.approx(0.98)
+    assert task_lib.default_discount(10_000) == 0.995
+    assert task_lib.default_discount(1) == task_lib.default_discount(5) == 0.95
 
 
 def test_shapes_and_dtypes(env, either):
@@ -224,6 +235,19 @@ def test_a_new_pool_is_read_from_its_start(env, rollout):
     np.testing.assert_array_equal(renewed.observation, last.observation)
 
 
+def test_renew_pool_draws_for_the_tasks_that_reset(env):
+    pool = env.draw_resets(jax.random.key(0))
+    state = env.init(jax.random.key(1), stagger=False)
+    # One environment of the second task has reset.
+    state = state.replace(resets=state.resets.at[4].set(2))
+    state, renewed = jax.jit(env.renew_pool)(state, pool, jax.random.key(2))
+    assert not state.resets.any()
+    drawn = env.draw_resets(jax.random.key(2))
+    for task, expected in enumerate((pool, drawn, pool)):
+        np.testing.assert_array_equal(renewed[task].observation, expected[task].observation)
+    assert not np.array_equal(pool[1].observation, drawn[1].observation)
+
+
 def test_aligned_episodes_truncate_at_their_length(env, rollout):
     _, timesteps, *_ = rollout
     steps = np.arange(1, STEPS + 1)
@@ -330,6 +354,18 @@ def test_streams_do_not_depend_on_the_other_tasks(env, stagger):
             )
 
 
+def test_env_keys_are_distinct_and_follow_the_task(env):
+    key = jax.random.key(5)
+    keys = np.asarray(jax.random.key_data(env.env_keys(key)))
+    assert len(np.unique(keys, axis=0)) == env.batch_size
+    other = registry.make(NAMES[::-1], config.EnvConfig(num_envs=3, action_repeat=2))
+    other_keys = np.asarray(jax.random.key_data(other.env_keys(key)))
+    for task in range(3):
+        np.testing.assert_array_equal(
+            keys[env.task_id == task], other_keys[other.task_id == 2 - task]
+        )
+
+
 def test_two_tasks_of_one_body_draw_different_starts():
     env = registry.make(["toy/PointReachA", "toy/PointReachB"], config.EnvConfig(num_envs=4))
     a, b = env.draw_resets(jax.random.key(0))
@@ -346,7 +382,7 @@ def test_init_and_resets_of_one_key_differ_from_another(env):
 @pytest.mark.parametrize("action_repeat", [1, 3])
 def test_a_fault_is_invalid_and_resets_that_environment_alone(code, action_repeat):
     def task(name, environment):
-        return multitask.as_task(
+        return task_lib.as_task(
             name=name, environment=environment, num_envs=3, action_repeat=action_repeat
         )
 
@@ -381,7 +417,7 @@ def test_a_fault_is_invalid_and_resets_that_environment_alone(code, action_repea
 
 def test_a_termination_without_a_fault_stays_one():
     env = multitask.MultiTaskEnv(
-        [multitask.as_task(name="faulty", environment=Faulty(), num_envs=2, action_repeat=1)]
+        [task_lib.as_task(name="faulty", environment=Faulty(), num_envs=2, action_repeat=1)]
     )
     state = env.init(jax.random.key(0), stagger=False)
     _, timestep = env.step(state, env.draw_resets(jax.random.key(1)), jnp.array([[1.0], [0.0]]))
@@ -391,7 +427,7 @@ def test_a_termination_without_a_fault_stays_one():
 
 
 def test_tasks_are_refused_where_they_make_no_sense():
-    fine = multitask.as_task(
+    fine = task_lib.as_task(
         name="a", environment=toy.make("PointReachA"), num_envs=1, action_repeat=1
     )
     with pytest.raises(ValueError, match="at least one task"):
@@ -399,10 +435,10 @@ def test_tasks_are_refused_where_they_make_no_sense():
     with pytest.raises(ValueError, match="a comes more than once"):
         multitask.MultiTaskEnv([fine, fine])
     with pytest.raises(ValueError, match="episode_length"):
-        multitask.as_task(
+        task_lib.as_task(
             name="a", environment=Faulty(), num_envs=1, action_repeat=1, episode_length=0
         )
-    none = multitask.as_task(name="b", environment=Faulty(), num_envs=0, action_repeat=1)
+    none = task_lib.as_task(name="b", environment=Faulty(), num_envs=0, action_repeat=1)
     with pytest.raises(ValueError, match="b: num_envs"):
         multitask.MultiTaskEnv([none])
 

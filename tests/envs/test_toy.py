@@ -110,6 +110,19 @@ def test_pole_is_held_by_the_helper_and_falls_otherwise():
     assert returns.mean() < 0.5 * environment.optimal_return()
 
 
+def test_pole_pays_for_steps_that_do_not_terminate():
+    environment = toy.TerminatingPole()
+    state = environment.reset(jax.random.key(0)).replace(physics=jnp.array([0.9, 0.0]))
+    up, fallen = (environment.step(state, jnp.array([a])) for a in (-1.0, 1.0))
+    # velocity 0.1 * (3.6 -+ 4), angle 0.896 and 0.976, and from 0.97 on with full force 1.05.
+    np.testing.assert_allclose(
+        [up.observation[0], fallen.observation[0]], [0.896, 0.976], rtol=1e-5
+    )
+    assert (up.reward, up.termination) == (fallen.reward, fallen.termination) == (1.0, 0.0)
+    fallen = environment.step(state.replace(physics=jnp.array([0.97, 0.0])), jnp.array([1.0]))
+    assert (fallen.reward, fallen.termination) == (0.0, 1.0)
+
+
 def test_unknown_toy_task_is_an_error():
     with pytest.raises(KeyError):
         toy.make("PointReachC")

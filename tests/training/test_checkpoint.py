@@ -1,5 +1,10 @@
+import contextlib
+import json
+import os
 import pathlib
+import random
 import shutil
+import subprocess
 
 import flax.struct
 import jax
@@ -8,7 +13,9 @@ import numpy as np
 import optax
 import pytest
 
+from m3po_jax.training import checkpoint
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.metrics import MetricsError, MetricsWriter
 
 
 @flax.struct.dataclass
@@ -197,3 +204,166 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(CheckpointError, match="cannot use the checkpoint folder"):
         Checkpointer(tmp_path)
+
+
+def files_of(folder):
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.stat().st_size)
+
+
+def flip_bit(file, number):
+    data = bytearray(file.read_bytes())
+    data[number // 8 % len(data)] ^= 1 << number % 8
+    file.write_bytes(data)
+
+
+def delete(file, _):
+    file.unlink()
+
+
+def truncate(file, number):
+    file.write_bytes(file.read_bytes()[: number % file.stat().st_size])
+
+
+@pytest.fixture(scope="module")
+def whole_checkpoint(tmp_path_factory):
+    """A saved state of numbers that do not compress, and its files."""
+    folder = tmp_path_factory.mktemp("whole")
+    state = {"x": jax.random.normal(jax.random.key(0), (40, 25)), "key": jax.random.key(3)}
+    with Checkpointer(folder) as checkpointer:
+        checkpointer.save(10, state, {"env_steps": 1234567})
+    return folder, state
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("harm", [flip_bit, delete, truncate])
+def test_any_damage_is_refused_or_harmless(whole_checkpoint, tmp_path, harm):
+    """In every file of the checkpoint: what comes back is what was saved, or nothing."""
+    whole, state = whole_checkpoint
+    numbers = random.Random(1)
+    refused = 0
+    names = [file.relative_to(whole) for file in files_of(whole / "checkpoints" / "10")]
+    assert len(names) >= 6
+    for index, name in enumerate(names):
+        copy = tmp_path / str(index)
+        shutil.copytree(whole, copy)
+        harm(copy / name, numbers.randrange(8 * (copy / name).stat().st_size))
+        with Checkpointer(copy) as checkpointer:
+            try:
+                restored = checkpointer.restore_latest(jax.eval_shape(lambda: state))
+            except CheckpointError as error:
+                assert str(copy / "checkpoints" / "10") in str(error)
+                assert "--overwrite" in str(error)
+                refused += 1
+                continue
+            if restored is None:  # not seen as a checkpoint; the run's metrics give it away
+                continue
+        assert_bit_equal(restored[0], state)
+        assert restored[1] == {"env_steps": 1234567}
+    assert refused >= 2
+
+
+def data_file(folder):
+    """The largest file: it holds the numbers of x."""
+    return max(files_of(folder / "checkpoints" / "10" / "state"), key=lambda f: f.stat().st_size)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_every_flipped_bit_of_the_numbers_is_noticed(whole_checkpoint, tmp_path):
+    whole, state = whole_checkpoint
+    numbers = random.Random(2)
+    for index in range(20):
+        copy = tmp_path / str(index)
+        shutil.copytree(whole, copy)
+        file = data_file(copy)
+        flip_bit(file, numbers.randrange(8 * file.stat().st_size))
+        with Checkpointer(copy) as checkpointer:
+            try:
+                restored, _ = checkpointer.restore_latest(jax.eval_shape(lambda: state))
+            except CheckpointError as error:
+                assert "cannot be read" in str(error)
+                continue
+        assert_bit_equal(restored, state)
+
+
+def test_a_wrong_number_is_named(tmp_path, monkeypatch):
+    """As if the disk had given back other bits that still decode."""
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(10, {"a": jnp.ones(3), "b": jnp.ones(2)}, {"n": 1})
+    sums = checkpoint._checksums
+
+    def other(state, meta):
+        return {**sums(state, meta), "state/b": 1}
+
+    monkeypatch.setattr(checkpoint, "_checksums", other)
+    match = "checkpoints/10 cannot be read: state/b is not what was saved"
+    with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError, match=match):
+        checkpointer.restore_latest({"a": jnp.ones(3), "b": jnp.ones(2)})
+
+
+def test_a_changed_meta_is_noticed(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(10, {"a": jnp.ones(3)}, {"wall_seconds": 1.5})
+    file = tmp_path / "checkpoints" / "10" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    file.write_text(json.dumps({**meta, "wall_seconds": 2.5}))
+    match = "meta is not what was saved"
+    with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError, match=match):
+        checkpointer.restore_latest({"a": jnp.ones(3)})
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_and_room_mends_it(tmp_path):
+    old, new = ({"x": jnp.arange(9.0) + start} for start in (0.0, 1.0))
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        with Checkpointer(disk) as checkpointer, MetricsWriter(disk) as writer:
+            checkpointer.save(10, old, {})
+            writer.write({"env_steps": 10, "loss": 1.0})
+            fill(disk / "filler")
+            with pytest.raises(CheckpointError, match=r"cannot write .*checkpoints/20.*has room"):
+                checkpointer.save(20, new, {})
+            fill(disk / "more")
+            with pytest.raises(MetricsError, match=r"cannot write .*metrics.csv: No space left"):
+                for step in range(11, 9000):
+                    writer.write({"env_steps": step, "loss": 1.0})
+            with pytest.raises(MetricsError, match=r"cannot write .*eval.jsonl: No space left"):
+                writer.write_evaluation({"env_steps": 10, "text": "x" * 9000})
+        (disk / "filler").unlink()
+        (disk / "more").unlink()
+        with Checkpointer(disk) as checkpointer, MetricsWriter(disk) as writer:
+            restored, _ = checkpointer.restore_latest(old)
+            assert_bit_equal(restored, old)
+            writer.truncate_after(10)
+            assert (disk / "metrics.csv").read_text() == "env_steps,loss\n10,1\n"
+            checkpointer.save(20, new, {})
+            restored, _ = checkpointer.restore_latest(old)
+            assert_bit_equal(restored, new)
+
+
+def fill(file):
+    """Writes until the disk is full."""
+    with contextlib.suppress(OSError), open(file, "wb", buffering=0) as out:
+        while out.write(b"x" * 512):
+            pass
+
+
+def test_empty_arrays_come_back(tmp_path):
+    """MuJoCo's states hold arrays without elements, as the activations of motors without any."""
+    state = {"act": jnp.zeros((3, 0)), "none": jnp.zeros((0,), jnp.int32), "x": jnp.arange(3.0)}
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, state, {})
+    with Checkpointer(tmp_path) as checkpointer:
+        restored, _ = checkpointer.restore_latest(jax.eval_shape(lambda: state))
+    for name, leaf in state.items():
+        assert restored[name].dtype == leaf.dtype
+        np.testing.assert_array_equal(restored[name], leaf)

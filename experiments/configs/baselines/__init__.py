@@ -1,0 +1,1 @@
+"""The agent, its baselines and ablations; `--config=FILE.py:NAME,NAME` chooses other tasks."""

@@ -1,0 +1,14 @@
+"""The whole agent at its defaults: what the baselines and ablations beside it are compared with."""
+
+import ml_collections
+
+from m3po_jax.config import suite_config
+
+
+def get_config(tasks: str = "") -> ml_collections.ConfigDict:
+    """Returns the default settings.
+
+    Args:
+        tasks: Registry names, separated by commas; none means the classic suite.
+    """
+    return suite_config(tasks)

@@ -1,0 +1,17 @@
+"""Ablation: no exploration bonus, and so neither its critic nor the model-free critic."""
+
+import ml_collections
+
+from m3po_jax.config import suite_config
+
+
+def get_config(tasks: str = "") -> ml_collections.ConfigDict:
+    """Returns the default settings with a bonus weight of zero.
+
+    Args:
+        tasks: Registry names, separated by commas; none means the classic suite.
+    """
+    config = suite_config(tasks)
+    config.exploration.beta_start = 0.0
+    config.exploration.beta_end = 0.0
+    return config

@@ -1,0 +1,16 @@
+"""Ablation: the plain likelihood ratio, neither clipped nor stopped nor shortened."""
+
+import ml_collections
+
+from m3po_jax.config import suite_config
+
+
+def get_config(tasks: str = "") -> ml_collections.ConfigDict:
+    """Returns the default settings without a trust region.
+
+    Args:
+        tasks: Registry names, separated by commas; none means the classic suite.
+    """
+    config = suite_config(tasks)
+    config.policy.trust_region = "none"
+    return config

@@ -1,0 +1,21 @@
+"""Ablation: the policy learns from the fresh rollout in place of imagination.
+
+The planner chose those actions, so the advantages carry importance weights, and a KL term draws the
+policy to the planner; without it the weights of actions far from the policy leave little to learn.
+"""
+
+import ml_collections
+
+from m3po_jax.config import suite_config
+
+
+def get_config(tasks: str = "") -> ml_collections.ConfigDict:
+    """Returns the default settings with real surrogate data.
+
+    Args:
+        tasks: Registry names, separated by commas; none means the classic suite.
+    """
+    config = suite_config(tasks)
+    config.policy.data = "real"
+    config.policy.planner_kl_scale = 0.1
+    return config

@@ -1,0 +1,35 @@
+"""Baseline: multi-task PPO (arXiv 1707.06347) in the same loop.
+
+No world model, no planner, no replay: policy and critic read observations that are normalised by
+running moments of each task, and one-hot task ids. Advantages are normalised per task, and the
+critic's two-hot symlog head takes rewards of any scale as they are.
+"""
+
+import ml_collections
+
+from m3po_jax.config import suite_config
+
+
+def get_config(tasks: str = "") -> ml_collections.ConfigDict:
+    """Returns settings that make the agent PPO.
+
+    Args:
+        tasks: Registry names, separated by commas; none means the classic suite.
+    """
+    config = suite_config(tasks)
+    config.network.encoder = "observation"
+    config.network.log_std_min = -3.0
+    config.network.log_std_max = 2.0
+    config.planner.collect = False
+    config.policy.data = "real"
+    config.policy.epochs = 8
+    config.policy.minibatches = 4
+    config.critic.epochs = 8
+    config.critic.minibatches = 4
+    config.exploration.beta_start = 0.0
+    config.exploration.beta_end = 0.0
+    config.env.unroll_length = 32
+    config.train.random_env_steps = 0
+    config.train.updates_per_transition = 0.0
+    config.train.eval_policy = "prior"
+    return config

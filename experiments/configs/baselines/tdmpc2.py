@@ -1,0 +1,30 @@
+"""Baseline: multi-task TD-MPC2 (arXiv 2310.16828) in the same loop, at the same sizes.
+
+The policy follows the gradient of Q without a trust region, Q learns from one-step targets with the
+minimum of two heads, there is no bonus and so no model-free critic. What TD-MPC2 sets otherwise is
+set here; widths, batch, population of the planner, environments and updates per transition are
+shared with the agent that it is compared with.
+"""
+
+import ml_collections
+
+from m3po_jax.config import suite_config
+
+
+def get_config(tasks: str = "") -> ml_collections.ConfigDict:
+    """Returns settings that make the agent TD-MPC2.
+
+    Args:
+        tasks: Registry names, separated by commas; none means the classic suite.
+    """
+    config = suite_config(tasks)
+    config.policy.objective = "pathwise"
+    config.policy.trust_region = "none"
+    config.policy.epochs = 1
+    config.exploration.beta_start = 0.0
+    config.exploration.beta_end = 0.0
+    config.world_model.value_target = "td"
+    config.world_model.encoder_learning_rate_scale = 0.3
+    config.network.log_std_min = -10.0
+    config.network.log_std_max = 2.0
+    return config

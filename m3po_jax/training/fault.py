@@ -1,0 +1,96 @@
+"""What happens when losses or gradients keep being not finite: a diagnostic bundle and an end."""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from m3po_jax.config import UserError
+from m3po_jax.training.checkpoint import Checkpointer
+from m3po_jax.training.train_step import SKIPPED
+from m3po_jax.training.workdir import CONFIG_FILE, FAULT_FOLDER, write_atomically
+
+FAULT_METRICS_FILE = "metrics.json"
+
+
+class NumericsError(UserError):
+    """Updates are left out again and again; the text names the modules and the bundle."""
+
+    exit_code = 70  # EX_SOFTWARE of sysexits.h
+
+
+class FaultWatch:
+    """Counts the iterations in a row that left out an update of some module.
+
+    After `limit` of them, each further iteration is suspect: its start state is saved before it
+    runs, and if it leaves out an update too, the run stops.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, limit: int):
+        """Watches a run in `workdir` that may have `limit` such iterations in a row."""
+        self._workdir = workdir
+        self._folder = workdir / FAULT_FOLDER
+        self._limit = limit
+        self._in_a_row = 0
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether the next iteration must be looked at."""
+        return self._in_a_row >= self._limit
+
+    def note(self, metrics: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Counts the metrics of iterations, in order."""
+        for row in metrics:
+            self._in_a_row = self._in_a_row + 1 if skipped_modules(row) else 0
+
+    def save_state(self, iteration: int, state: Any, meta: Mapping[str, Any]) -> None:
+        """Writes the bundle of the iteration that is about to run; an older one is replaced.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        self._remove()
+        with Checkpointer(self._folder) as checkpointer:
+            checkpointer.save(iteration, state, meta)
+        # Last, because it makes the bundle a bundle.
+        shutil.copy(self._workdir / CONFIG_FILE, self._folder / CONFIG_FILE)
+
+    def judge(self, metrics: Mapping[str, np.ndarray]) -> None:
+        """Ends the run if the iteration after `save_state` left out an update as well.
+
+        Raises:
+            NumericsError: It did.
+        """
+        modules = skipped_modules(metrics)
+        self.note([metrics])
+        if not modules:
+            self._remove()
+            return
+        numbers = {name: np.asarray(value).tolist() for name, value in metrics.items()}
+        write_atomically(self._folder / FAULT_METRICS_FILE, json.dumps(numbers, indent=2) + "\n")
+        raise NumericsError(
+            f"losses or gradients of {' and '.join(modules)} were not finite in "
+            f"{self._in_a_row} iterations in a row (train.max_skipped_updates = {self._limit}). "
+            f"Those updates were left out, so the parameters are whole. The last of these "
+            f"iterations is in {self._folder}; see where its numbers break with\n"
+            f"  python -m m3po_jax.cli.replay_fault {self._folder}\n"
+            "The same command goes on from the last checkpoint; with a larger "
+            "--config.train.max_skipped_updates it tolerates more."
+        )
+
+    def _remove(self) -> None:
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
+
+
+def skipped_modules(metrics: Mapping[str, np.ndarray]) -> list[str]:
+    """The modules that left out an update, by the metrics of one iteration."""
+    return [
+        name.removesuffix(SKIPPED)
+        for name, count in metrics.items()
+        if name.endswith(SKIPPED) and jax.device_get(count) > 0
+    ]

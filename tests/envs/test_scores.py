@@ -1,0 +1,45 @@
+"""Tests of the references of normalised scores."""
+
+import numpy as np
+import pytest
+
+from m3po_jax.envs import registry, scores, toy
+
+
+def _references(name):
+    """Returns the returns of score 0 and 1, computed from the task."""
+    environment = toy.make(name)
+    length = environment.episode_length
+    if name == "TerminatingPole":
+        return 0.0, environment.optimal_return()
+    if name == "LinearQuadratic":
+        start = np.eye(3) * environment.start_range**2 / 3.0  # variance of a uniform start
+        best = -np.trace(environment.riccati(length)[0] @ start)
+        # Uniform actions have the variance 1/3 and keep the mean state at zero.
+        covariance, low = start, 0.0
+        for _ in range(length):
+            low -= np.trace(environment.state_cost @ covariance)
+            low -= np.trace(environment.action_cost) / 3.0
+            covariance = (
+                environment.transition @ covariance @ environment.transition.T
+                + environment.control @ environment.control.T / 3.0
+            )
+        return low, best
+    axis = (np.arange(200) + 0.5) / 100.0 - 1.0
+    starts = np.stack(np.meshgrid(axis, axis), axis=-1)
+    return 0.0, environment.optimal_return(starts).mean()
+
+
+@pytest.mark.parametrize("name", registry.TOY_NAMES)
+def test_toy_references_are_what_the_tasks_give(name):
+    low, high = _references(name)
+    assert scores.normalized_score(f"toy/{name}", low) == pytest.approx(0.0, abs=0.01)
+    assert scores.normalized_score(f"toy/{name}", high) == pytest.approx(1.0, abs=0.01)
+
+
+def test_dmc_score_is_a_thousandth():
+    assert scores.normalized_score("dmc/CartpoleSwingup", 250.0) == 0.25
+
+
+def test_tasks_without_references_have_no_score():
+    assert scores.normalized_score("brax/ant", 250.0) is None

@@ -1,0 +1,521 @@
+"""What makes each config in `experiments/configs/baselines` the algorithm of its name."""
+
+import functools
+import importlib
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from m3po_jax import config as config_lib
+from m3po_jax.cli import command_line
+from m3po_jax.config import ConfigError, default_config, flatten, from_config_dict
+from m3po_jax.config_validation import validate
+from m3po_jax.ops import distributions, two_hot
+from m3po_jax.policy import trust_region
+from m3po_jax.replay import buffer
+from m3po_jax.training import loop, rollout, train_step, update
+from m3po_jax.types import Trajectory
+
+ROOT = pathlib.Path(__file__).parents[2]
+FOLDER = ROOT / "experiments" / "configs" / "baselines"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+# observation sizes 2, 3, 2; action sizes 2, 2, 1; the last one terminates
+TASKS = "toy/PointReachA,toy/LinearQuadratic,toy/TerminatingPole"
+B, T, OBS, A, K = 6, 8, 3, 2, 3
+
+
+def get_config(name, tasks=""):
+    return importlib.import_module(f"experiments.configs.baselines.{name}").get_config(tasks)
+
+
+def small(name, **overrides):
+    """A baseline on three toy tasks at toy size, with `part__name=value` overrides."""
+    cfg = get_config(name, TASKS)
+    sizes = dict(
+        network=dict(encoder_width=16, mlp_width=16, latent_size=16, num_bins=21),
+        env=dict(num_envs=2, action_repeat=2, unroll_length=T),
+        world_model=dict(batch_size=12),
+        planner=dict(num_samples=8, num_policy_samples=2, num_elites=4, horizon=2, iterations=1),
+        replay=dict(capacity=480),
+        train=dict(total_env_steps=4800, random_env_steps=96 * cfg.train.eval_policy.count("pla")),
+    )
+    for part, values in sizes.items():
+        cfg[part].update(values)
+    for key, value in overrides.items():
+        part, _, name = key.partition("__")
+        cfg[part][name] = value
+    config = from_config_dict(cfg)
+    validate(config)
+    return loop.make_experiment(config)
+
+
+def jitted_step(experiment):
+    parts = (experiment.env, experiment.networks, experiment.optimizers, experiment.config)
+    return jax.jit(train_step.make_train_step(*parts))
+
+
+def differs(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return any(np.any(np.asarray(x) != np.asarray(y)) for x, y in pairs)
+
+
+def trajectory_of(experiment, seed=0):
+    """A made-up rollout: anything that has the right shapes will do for these losses."""
+    rng = np.random.default_rng(seed)
+    env = experiment.env
+    mask = env.action_mask[env.task_id]
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    zeros = np.zeros((T, B), np.float32)
+    return Trajectory(
+        observation=normal(T, B, OBS),
+        pre_tanh_action=normal(T, B, A) * mask,
+        reward=normal(T, B),
+        termination=zeros,
+        truncation=zeros,
+        valid=np.ones((T, B), np.float32),
+        next_observation=normal(T, B, OBS),
+        task_id=np.broadcast_to(env.task_id, (T, B)),
+        behaviour_mean=normal(T, B, A) * mask,
+        behaviour_std=np.exp(normal(T, B, A)) * mask,
+    )
+
+
+def random_agent(experiment, seed=0, scale=0.4):
+    """An agent with random weights, no head at its zero start; all its other state is zero."""
+    rng = np.random.default_rng(seed)
+    shapes = experiment.state_shapes().agent
+    params = jax.tree.map(
+        lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32), shapes.params
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return zeros.replace(params=params)
+
+
+def log_prob(u, mean, std, mask):
+    """Log density of diagonal Gaussians over the active dims, in numpy."""
+    u, mean, std = (np.asarray(x, np.float64) for x in (u, mean, std))
+    safe = np.where(mask > 0, std, 1.0)
+    terms = -0.5 * ((u - mean) / safe) ** 2 - np.log(safe) - 0.5 * np.log(2.0 * np.pi)
+    return np.sum(terms * mask, axis=-1)
+
+
+# configs
+
+
+def test_there_are_baselines():
+    assert {"m3po", "tdmpc2", "ppo"} <= set(NAMES) and len(NAMES) >= 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_is_valid_with_its_own_and_with_given_tasks(name):
+    for tasks, expected in (("", config_lib.CLASSIC_TASKS), (TASKS, tuple(TASKS.split(",")))):
+        cfg = get_config(name, tasks)
+        assert cfg.is_locked
+        config = from_config_dict(cfg)
+        validate(config)
+        assert config.tasks == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_flag_loads_it_from_its_path_alone(name, monkeypatch, tmp_path):
+    argv = ["train", f"--config={FOLDER / name}.py:toy/PointReachA", "--config.train.log_every=3"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", argv)  # where overrides are looked for
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(ROOT)])
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+    command_line.parse_flags(argv, values)
+    assert values.config.tasks == ("toy/PointReachA",)
+    assert values.config.train.log_every == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("m3po", {}),
+        ("m3po_no_bonus", {"exploration.beta_start": 0.0}),
+        ("m3po_prior_acts", {"planner.collect": False}),
+        ("m3po_no_trust_region", {"policy.trust_region": "none"}),
+        ("m3po_real", {"policy.data": "real", "policy.planner_kl_scale": 0.1}),
+        ("m3po_pathwise_kl", {"policy.objective": "pathwise", "policy.trust_region": "kl"}),
+    ],
+)
+def test_ablations_differ_from_the_agent_in_one_thing(name, expected):
+    default = flatten(default_config().to_dict())
+    values = flatten(get_config(name).to_dict())
+    changed = {key: value for key, value in values.items() if value != default[key]}
+    del changed["tasks"]
+    assert changed == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("planner.collect", True),
+        ("policy.objective", "pathwise"),
+        ("policy.data", "imagined"),
+        ("policy.planner_kl_scale", 0.1),
+        ("exploration.beta_start", 0.1),
+        ("exploration.beta_end", 0.1),
+        ("train.updates_per_transition", 1.0),
+        ("train.eval_policy", "planner"),
+    ],
+)
+def test_without_a_model_nothing_can_ask_for_one(key, value):
+    cfg = get_config("ppo")
+    part, name = key.split(".")
+    cfg[part][name] = value
+    with pytest.raises(ConfigError, match=rf"config.{key} = {value!r} .*has none; set"):
+        validate(from_config_dict(cfg))
+
+
+def test_with_a_model_it_must_be_trained():
+    cfg = get_config("m3po")
+    cfg.train.updates_per_transition = 0.0
+    with pytest.raises(ConfigError, match="updates_per_transition = 0.0 never trains"):
+        validate(from_config_dict(cfg))
+
+
+def test_settings_of_the_model_do_not_bind_an_agent_without_one():
+    cfg = get_config("ppo", TASKS)
+    cfg.env.unroll_length, cfg.env.num_envs, cfg.train.random_env_steps = 2, 8, 0
+    cfg.replay.capacity = 1
+    validate(from_config_dict(cfg))
+
+
+def test_a_run_without_a_model_cannot_be_evaluated_with_the_planner(tmp_path):
+    config = small("ppo").config
+    with pytest.raises(ConfigError, match="no world model to plan with"):
+        loop.evaluate_workdir(config, tmp_path, episodes=1, policy="planner")
+
+
+# the critic that nothing uses
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [
+        ("m3po", True),
+        ("m3po_pathwise_kl", True),
+        ("m3po_no_bonus", False),
+        ("tdmpc2", False),
+        ("m3po_real", True),
+        ("ppo", True),
+    ],
+)
+def test_the_model_free_critic_is_trained_where_something_uses_it(name, trained):
+    assert from_config_dict(get_config(name)).has_critic == trained
+
+
+# TD-MPC2
+
+
+def captured_pathwise_loss(experiment, agent, z, task_id, monkeypatch):
+    """The loss function, its data and the optimised parameters of one pathwise update."""
+    captured = {}
+
+    def capture(loss_fn, params, state, data, key, *, optimizer, cfg):
+        captured.update(loss_fn=loss_fn, params=params, data=data, cfg=cfg)
+        return params, state, {}
+
+    monkeypatch.setattr(trust_region, "trust_region_update", capture)
+    optimizer, key = experiment.optimizers.policy, jax.random.key(0)
+    args = (experiment.networks, optimizer, agent, z, task_id, key)
+    update.pathwise_policy_update(*args, beta=None, cfg=experiment.config)
+    return captured
+
+
+def test_tdmpc2_policy_loss_is_scaled_value_and_entropy(monkeypatch):
+    experiment = small("tdmpc2", policy__entropy_scale=0.3)
+    networks = experiment.networks
+    agent = random_agent(experiment, scale=1.0)
+    task_id = jnp.arange(30, dtype=jnp.int32) % K
+    z = jax.nn.softmax(3.0 * jax.random.normal(jax.random.key(1), (30, 2, 8))).reshape(30, 16)
+    captured = captured_pathwise_loss(experiment, agent, z, task_id, monkeypatch)
+    key = jax.random.key(7)
+    loss, _ = captured["loss_fn"](captured["params"], captured["data"], key)
+
+    model_params, mask = agent.params.world_model, networks.action_mask(task_id)
+    e = networks.embed(model_params, task_id)
+    mean, std = networks.policy(agent.params.policy, z, e, mask)
+
+    def value(u):
+        logits = networks.apply_model(model_params, "q_logits", z, jnp.tanh(u) * mask, e)
+        return np.mean(np.asarray(two_hot.decode(logits, networks.support), np.float64), axis=0)
+
+    spread = np.array([np.ptp(np.percentile(value(mean)[k::K], [5, 95])) for k in range(K)])
+    scale = np.maximum(spread, 1.0)[np.asarray(task_id)]
+    u = np.asarray(distributions.sample(mean, std, mask, key), np.float64)
+    # log(1 - tanh(u)^2), where tanh(u) is 1 to the last digit too
+    log_slope = 2.0 * (np.log(2.0) - np.abs(u) - np.log1p(np.exp(-2.0 * np.abs(u))))
+    squash = np.sum(np.asarray(mask) * log_slope, axis=-1)
+    entropy = -(log_prob(u, mean, std, np.asarray(mask)) - squash)
+    expected = -np.mean(value(u) / scale + 0.3 * entropy)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    assert np.std(value(u)) > 0.05 and np.max(scale) > 1.0
+    assert captured["cfg"].trust_region == "none" and captured["cfg"].epochs == 1
+
+
+def test_tdmpc2_learns_no_critic_no_bonus_and_is_held_by_no_trust_region():
+    experiment = small("tdmpc2", policy__learning_rate=0.1)
+    config = experiment.config
+    beta = train_step.bonus_weight(jnp.zeros(()), config)
+    assert beta is None
+    agent, trajectory = random_agent(experiment), trajectory_of(experiment)
+    parts = dict(
+        env=experiment.env,
+        networks=experiment.networks,
+        optimizers=experiment.optimizers,
+        beta=beta,
+        cfg=config,
+    )
+    key = jax.random.key(0)
+    fresh, fresh_metrics = train_step.learn_from_rollout(agent, trajectory, key, **parts)
+    assert fresh is agent and fresh_metrics == {}
+
+    shapes = experiment.state_shapes().replay
+    replay = buffer.add(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), trajectory)
+    update_once = jax.jit(functools.partial(train_step.replay_update, **parts))
+    learned, metrics = update_once(agent, replay, key)
+    before, after = agent.params, learned.params
+    assert not differs(before.critic, after.critic)
+    assert not differs(before.exploration, after.exploration)
+    assert differs(before.policy, after.policy) and differs(before.world_model, after.world_model)
+    assert {name.split("/")[0] for name in metrics} == {"world_model", "policy"}
+    assert metrics["policy/kl_max"] > 1.5 * config.policy.kl_target
+
+
+def test_tdmpc2_values_are_one_step_targets_of_the_worse_head(monkeypatch):
+    experiment = small("tdmpc2")
+    config = experiment.config
+    assert config.world_model.value_target == "td"
+    state = jax.eval_shape(experiment.init, jax.random.key(0))
+    replay_update = functools.partial(
+        train_step.replay_update,
+        env=experiment.env,
+        networks=experiment.networks,
+        optimizers=experiment.optimizers,
+        beta=None,
+        cfg=config,
+    )
+
+    class TargetsAsked(Exception):
+        pass
+
+    def td_targets(*_):
+        raise TargetsAsked
+
+    monkeypatch.setattr(update.world_model_losses, "td_targets", td_targets)
+    with pytest.raises(TargetsAsked):
+        jax.eval_shape(replay_update, state.agent, state.replay, jax.random.key(0))
+
+
+# real surrogate data
+
+
+def test_real_data_carry_the_importance_weight_of_the_planner():
+    experiment = small("m3po_real")
+    networks, cfg = experiment.networks, experiment.config
+    agent = random_agent(experiment)
+    trajectory = trajectory_of(experiment)
+    discount = experiment.env.discount[experiment.env.task_id]
+    data_of = jax.jit(
+        functools.partial(
+            update.real_policy_data, networks, agent, discount=discount, beta=None, cfg=cfg
+        )
+    )
+    planned = data_of(trajectory)
+    mask, u = np.asarray(planned.context.action_mask), planned.u
+    weight = np.exp(
+        log_prob(u, planned.old.mean, planned.old.std, mask)
+        - log_prob(u, planned.behaviour.mean, planned.behaviour.std, mask)
+    )
+    assert np.min(weight) < 0.1 and np.max(weight) > 3.0
+
+    shape = (T, B, A)
+    prior = trajectory.replace(
+        behaviour_mean=planned.old.mean.reshape(shape), behaviour_std=planned.old.std.reshape(shape)
+    )
+    on_policy = data_of(prior)
+    np.testing.assert_allclose(
+        planned.advantage, np.minimum(1.0, weight) * on_policy.advantage, rtol=1e-3, atol=1e-5
+    )
+    np.testing.assert_allclose(planned.old.mean, on_policy.old.mean)
+    assert np.std(on_policy.advantage) > 0.5
+
+
+def test_the_planner_is_what_real_data_are_drawn_towards():
+    experiment = small("m3po_real")
+    cfg = experiment.config
+    agent = random_agent(experiment)
+    trajectory = trajectory_of(experiment)
+    discount = experiment.env.discount[experiment.env.task_id]
+
+    def distances():
+        networks, optimizer, key = (
+            experiment.networks,
+            experiment.optimizers.policy,
+            jax.random.key(0),
+        )
+        data = update.real_policy_data(networks, agent, trajectory, discount, beta=None, cfg=cfg)
+        data = data._replace(advantage=jnp.zeros_like(data.advantage))
+        near, _ = update.policy_update(networks, optimizer, agent, data, key, cfg=cfg)
+        mask = data.context.action_mask
+        for params in (agent.params.policy, near.params.policy):
+            new = trust_region.Gaussians(*networks.policy(params, data.z, data.context.e, mask))
+            yield trust_region.mean_kl(data.behaviour, new, data.weight, mask)
+
+    before, after = jax.jit(lambda: tuple(distances()))()
+    assert after < before
+
+
+# PPO
+
+
+@pytest.fixture(scope="module")
+def ppo():
+    return small("ppo")
+
+
+@pytest.fixture(scope="module")
+def ppo_history(ppo):
+    """States and metrics of the first three iterations."""
+    step = jitted_step(ppo)
+    history = [(jax.jit(ppo.init)(jax.random.key(0)), None)]
+    for _ in range(3):
+        history.append(step(history[-1][0]))
+    return history
+
+
+def test_ppo_has_no_model_and_replays_nothing(ppo, ppo_history):
+    first, last = ppo_history[0][0], ppo_history[-1][0]
+    assert first.agent.params.world_model == last.agent.params.world_model == {}
+    assert first.agent.target_q == {}
+    assert not jax.tree.leaves(first.agent.world_model_opt)[1:]  # Adam's step counter at most
+    assert last.updates == 0 and last.update_debt == 0.0
+    assert last.replay.data["reward"].shape == (B, T)
+    metrics = ppo_history[-1][1]
+    assert not [name for name in metrics if name.startswith("world_model/")]
+    for part in ("policy", "critic"):
+        assert differs(getattr(first.agent.params, part), getattr(last.agent.params, part))
+    assert not differs(first.agent.params.exploration, last.agent.params.exploration)
+
+
+def test_ppo_learns_from_the_first_rollout_on_and_stays_in_its_trust_region(ppo, ppo_history):
+    for _, metrics in ppo_history[1:]:
+        assert np.isfinite(metrics["critic/loss"])
+        assert 0.0 < metrics["policy/kl"] <= 1.5 * ppo.config.policy.kl_target
+
+
+def test_ppo_behaviour_is_the_policy_that_is_improved(ppo, ppo_history):
+    state = ppo_history[-1][0]
+    _, trajectory, _, spread = jax.jit(
+        functools.partial(
+            rollout.collect, ppo.env, ppo.networks, beta=None, random=False, cfg=ppo.config
+        )
+    )(state.agent, state.rollout, jax.random.key(5))
+    discount = ppo.env.discount[ppo.env.task_id]
+    data = jax.jit(
+        functools.partial(update.real_policy_data, ppo.networks, beta=None, cfg=ppo.config)
+    )(state.agent, trajectory, discount)
+    mask = np.asarray(data.context.action_mask)
+    log_ratio = log_prob(data.u, data.old.mean, data.old.std, mask) - log_prob(
+        data.u, data.behaviour.mean, data.behaviour.std, mask
+    )
+    np.testing.assert_allclose(log_ratio, 0.0, atol=1e-4)
+    kl = trust_region.mean_kl(data.behaviour, data.old, data.weight, data.context.action_mask)
+    np.testing.assert_allclose(kl, 0.0, atol=1e-5)
+    assert np.all(np.asarray(spread) == 0.0)
+    assert np.std(data.old.mean) > 0.0 and np.min(np.asarray(data.old.std)[mask > 0]) > 0.0
+
+    # So the advantages are the plain ones: mean 0 and standard deviation 1 in every task.
+    tasks = np.tile(ppo.env.task_id, T)
+    for k in range(K):
+        assert np.abs(np.mean(data.advantage[tasks == k])) < 1e-3
+        np.testing.assert_allclose(np.std(data.advantage[tasks == k]), 1.0, rtol=1e-2)
+
+
+def test_ppo_sees_normalised_observations_and_the_task(ppo, ppo_history):
+    state = ppo_history[-1][0]
+    task_id = jnp.asarray(ppo.env.task_id)
+    observation = np.asarray(state.replay.data["observation"][:, 0])
+    context, z = rollout.perceive(ppo.networks, state.agent, observation, task_id)
+    np.testing.assert_array_equal(context.e, np.eye(K)[ppo.env.task_id])
+    moments = state.agent.statistics.observation
+    std = np.sqrt(np.asarray(moments.variance))[ppo.env.task_id]
+    expected = (observation - np.asarray(moments.mean)[ppo.env.task_id]) / np.where(std > 0, std, 1)
+    np.testing.assert_allclose(z, np.clip(expected, -10.0, 10.0), rtol=1e-3, atol=1e-4)
+
+
+def test_ppo_statistics_are_those_of_all_observations(ppo, ppo_history):
+    # Without a model the replay holds exactly the newest rollout.
+    rollouts = [state.replay.data for state, _ in ppo_history[1:]]
+    x = np.concatenate([np.asarray(data["observation"], np.float64) for data in rollouts], axis=1)
+    assert all(np.all(data["valid"] == 1.0) for data in rollouts)
+    moments = ppo_history[-1][0].agent.statistics.observation
+    for k in range(K):
+        samples = x[ppo.env.task_id == k].reshape(-1, OBS)
+        assert moments.count[k] == len(samples) == 3 * 2 * T
+        np.testing.assert_allclose(moments.mean[k], samples.mean(axis=0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(moments.variance[k], samples.var(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_ppo_leaves_invalid_steps_out_of_the_statistics(ppo, ppo_history):
+    agent = ppo_history[0][0].agent
+    trajectory = trajectory_of(ppo)
+    faulty = trajectory.replace(
+        observation=np.where(np.arange(T)[:, None, None] == 2, np.nan, trajectory.observation),
+        valid=np.where(np.arange(T)[:, None] == 2, 0.0, trajectory.valid),
+    )
+    moments = train_step.update_observation_moments(agent, faulty).statistics.observation
+    assert moments.count.tolist() == [2 * (T - 1)] * K
+    assert np.all(np.isfinite(moments.mean)) and np.all(np.isfinite(moments.variance))
+
+
+def test_a_model_leaves_the_observation_statistics_alone():
+    experiment = small("m3po")
+    agent = jax.eval_shape(experiment.init, jax.random.key(0)).agent
+    assert agent.params.world_model and agent.target_q
+    context, z = jax.eval_shape(
+        functools.partial(rollout.perceive, experiment.networks),
+        agent,
+        jnp.zeros((B, OBS)),
+        jnp.asarray(experiment.env.task_id),
+    )
+    assert z.shape == (B, 16) and context.e.shape == (
+        B,
+        experiment.networks.world_model.embedding_size,
+    )
+
+
+def test_ppo_learns_to_reach_two_goals_that_only_the_task_tells():
+    cfg = get_config("ppo", "toy/PointReachA,toy/PointReachB")
+    cfg.network.update(mlp_width=16)
+    cfg.env.update(num_envs=16, action_repeat=1, unroll_length=25)
+    cfg.policy.update(learning_rate=3e-3, epochs=4)
+    cfg.critic.update(learning_rate=3e-3, epochs=4)
+    config = from_config_dict(cfg)
+    validate(config)
+    experiment = loop.make_experiment(config)
+    step = jax.jit(
+        train_step.make_train_step(
+            experiment.env, experiment.networks, experiment.optimizers, config
+        ),
+        donate_argnums=0,
+    )
+    state = jax.jit(experiment.init)(jax.random.key(0))
+    evaluator = loop.Evaluator(experiment, episodes=16)
+    before = evaluator(state.agent, policy="prior", seed=0)["tasks"]
+    for _ in range(60):
+        state, _ = step(state)
+    after = evaluator(state.agent, policy="prior", seed=0)["tasks"]
+    for task in after:
+        # A start in the middle reaches the goal in 7 steps; the optimum is about 45.
+        assert before[task]["return_mean"] < 15.0
+        assert after[task]["return_mean"] > 35.0, after
