@@ -30,6 +30,13 @@ class Plan(NamedTuple):
     value: jax.Array  # [] predicted return of the elite whose first action was taken
 
 
+class _Path(NamedTuple):
+    z: jax.Array  # [N, Z]
+    weight: jax.Array  # [N] discount times the probability to get here
+    returns: jax.Array  # [N] discounted rewards so far
+    exploration: jax.Array  # [N]
+
+
 class _Population(NamedTuple):
     u: jax.Array  # [N, H, A]
     returns: jax.Array  # [N]
@@ -138,15 +145,16 @@ def predicted_return(
     num_samples, horizon = u.shape[:2]
     z = jnp.broadcast_to(z, (num_samples, *z.shape))
 
-    def step(carry: tuple[jax.Array, ...], u: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+    def step(carry: _Path, u: jax.Array) -> tuple[_Path, None]:
         z, weight, total, exploration = carry
         if exploration_value is not None:
             exploration += exploration_value(z, u) / horizon
         z, reward, continuation = model.next(z, u, context)
-        return (z, weight * discount * continuation, total + weight * reward, exploration), None
+        weight_next = weight * discount * continuation
+        return _Path(z, weight_next, total + weight * reward, exploration), None
 
     zeros = jnp.zeros(num_samples)
-    start = (z, jnp.ones(num_samples), zeros, zeros)
+    start = _Path(z, jnp.ones(num_samples), zeros, zeros)
     (z, weight, total, exploration), _ = jax.lax.scan(step, start, jnp.swapaxes(u, 0, 1))
     mean, std = model.policy(z, context)
     last = mean + std * jax.random.normal(key, mean.shape)

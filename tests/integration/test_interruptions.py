@@ -74,10 +74,14 @@ def wait_for_rows(process, folder, rows):
         time.sleep(0.02)
 
 
+def rows_of(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def written(folder):
     """What a run has written, without the clocks."""
-    with open(folder / "metrics.csv", newline="") as file:
-        rows = [{k: v for k, v in row.items() if k not in CLOCKS} for row in csv.DictReader(file)]
+    rows = [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows_of(folder)]
     lines = (folder / "eval.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     return rows, [{k: v for k, v in record.items() if k not in CLOCKS} for record in records]
@@ -138,17 +142,12 @@ def test_a_signal_saves_and_the_same_command_ends_bit_equal(environment, whole, 
     stopped_at = saved(tmp_path)[1]
     assert 40 <= stopped_at < 240
     assert f"Stopped at {stopped_at} env steps" in err
-    assert int(written_steps(tmp_path)[-1]) == stopped_at
+    assert int(rows_of(tmp_path)[-1]["env_steps"]) == stopped_at
 
     code, out, err = finish(train(environment, tmp_path))
     assert code == 0, err
     assert f"Going on from the checkpoint at {stopped_at} env steps" in out
     assert_same_end(tmp_path, whole)
-
-
-def written_steps(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        return [row["env_steps"] for row in csv.DictReader(file)]
 
 
 def test_a_signal_before_the_first_step_ends_at_once(environment, tmp_path):
@@ -223,12 +222,11 @@ def test_killed_anywhere_it_ends_bit_equal(environment, whole, tmp_path, kills):
     done = 0
     for _ in range(3 * kills):
         process = train(environment, tmp_path)
-        rows = len((tmp_path / "metrics.csv").read_text().splitlines()) if done else 0
         if moments.random() < 0.5:
             wait_for_writing(process, tmp_path)
             delay = 0.05 * moments.random()
         else:
-            wait_for_change(process, tmp_path, rows)
+            wait_for_change(process, tmp_path)
             delay = 1.0 * moments.random()
         done += kill_at(process, delay)
         if done == kills:
@@ -251,7 +249,7 @@ def wait_for_writing(process, folder):
         time.sleep(0.001)
 
 
-def wait_for_change(process, folder, rows):
+def wait_for_change(process, folder):
     """Waits until the process writes metrics."""
     file = folder / "metrics.csv"
     before = file.stat().st_mtime_ns if file.exists() else 0
@@ -294,24 +292,31 @@ def test_lost_checkpoints_are_no_new_start(environment, whole, tmp_path):
 
 def test_poisoned_data_stop_the_run_with_a_bundle_that_replays(environment, whole, tmp_path):
     """Every reward in replay becomes NaN; the fault is found again in another process."""
-    shutil.copy(whole / "config.json", tmp_path)
-    with Checkpointer(whole) as checkpointer:
+    source = tmp_path / "source"
+    shutil.copytree(whole, source)
+    steps = sorted(int(child.name) for child in (source / "checkpoints").iterdir())
+    shutil.rmtree(source / "checkpoints" / str(steps[-1]))
+    with Checkpointer(source) as checkpointer:
         state, meta = checkpointer.restore_latest(shapes(whole))
     data = {**state.replay.data, "reward": jnp.full_like(state.replay.data["reward"], jnp.nan)}
     state = state.replace(replay=state.replay.replace(data=data))
-    with Checkpointer(tmp_path) as checkpointer:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(whole / "config.json", folder)
+    with Checkpointer(folder) as checkpointer:
         checkpointer.save(int(state.iteration), state, meta)
-    flags = ["--config.train.total_env_steps=480", "--config.train.max_skipped_updates=2"]
-    code, _, err = finish(train(environment, tmp_path, *flags))
+    flags = ["--config.train.max_skipped_updates=2"]
+    code, _, err = finish(train(environment, folder, *flags))
     assert code == NUMERICS, err
     assert err.count("error: ") == 1 and "Traceback" not in err
     assert "world_model" in err and "3 iterations in a row" in err
-    assert f"replay_fault {tmp_path / 'fault'}" in err
-    rows, _ = written(tmp_path)
+    assert f"replay_fault {folder / 'fault'}" in err
+    rows = rows_of(folder)
+    assert len(rows) == 2  # the one that stopped the run is in the bundle
     assert all(float(row["world_model/skipped"]) > 0 for row in rows)
     assert all(float(row["critic/skipped"]) == 0 for row in rows)
 
-    code, out, err = finish(start(environment, "replay_fault", str(tmp_path / "fault")))
+    code, out, err = finish(start(environment, "replay_fault", str(folder / "fault")))
     assert code == 0, err
     assert "not finite in the start state: replay/data/reward" in out
     assert "first not finite: world_model, its gradient step" in out

@@ -46,7 +46,7 @@ class Move:
 
 
 class Halving:
-    """`z' = z + u`, reward z + 10 u, continuation 1/2, value 100 z + last action, policy N(3, 0)."""
+    """`z' = z + u`, reward z + 10 u, continuation 1/2, value 100 z + last action, policy 3."""
 
     def next(self, z, u, context):
         reward = z[..., 0] + 10.0 * u[..., 0]

@@ -1,5 +1,7 @@
 """The learned model behind the LatentModel protocol."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,11 @@ def latent(networks, params, q=None):
     return WorldModelLatent(params.world_model, q, params.policy, networks)
 
 
-@jax.jit
+# Small arrays: compiling takes all the time, so XLA need not optimise.
+COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@COMPILE
 def everything(model, z, u, context):
     """All that the protocol offers, and what goes beyond it."""
     return {
@@ -80,7 +86,7 @@ def test_inactive_action_dims_change_nothing(networks, params, batched):
         value = latent(networks, params).value(Z, u, context)
         return jnp.sum(z_next[..., 0] + reward + continuation + value)
 
-    gradient = jax.jit(jax.grad(total))(U)
+    gradient = COMPILE(jax.grad(total))(U)
     np.testing.assert_array_equal(gradient[:, 0, 2], 0.0)
     assert np.all(np.asarray(gradient)[:, 1] != 0.0)
 
@@ -132,6 +138,6 @@ def test_no_gradient_reaches_the_embedding_through_the_context(networks, params)
         model = WorldModelLatent(world_model, world_model["q"], params.policy, networks)
         return jnp.sum(model.value(Z, U, context)) + jnp.sum(model.policy(Z, context)[0])
 
-    gradient = jax.jit(jax.grad(loss))(params.world_model)
+    gradient = COMPILE(jax.grad(loss))(params.world_model)
     np.testing.assert_array_equal(gradient["embedding"]["table"], 0.0)
     assert np.abs(gradient["q"]["Dense_0"]["bias"]).max() > 0.0

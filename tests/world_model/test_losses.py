@@ -1,5 +1,7 @@
 """World-model targets in models of known value, and losses against a plain loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,8 @@ from m3po_jax.world_model.losses import (
     world_model_losses,
 )
 
+# Small arrays: compiling takes all the time, so XLA need not optimise.
+COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 DISCOUNT = np.array([0.5, 0.8], np.float32)
 
 
@@ -211,7 +215,7 @@ def compute(networks):
         total, _ = total_loss(losses, w.mask, cfg=WorldModelConfig())
         return total, (losses, first)
 
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return COMPILE(jax.value_and_grad(loss, has_aux=True))
 
 
 def targets(seed=5, horizon=3, batch=2):
