@@ -13,6 +13,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -65,7 +66,7 @@ def measure(config: Config, iterations: int) -> Iterator[dict[str, float]]:
     """Runs the iterations and yields a row of measurements `_ROWS` times."""
     experiment = loop.make_experiment(config)
     parts = (experiment.env, experiment.networks, experiment.optimizers, experiment.config)
-    step = jax.jit(make_train_step(*parts), donate_argnums=0)
+    step: Any = jax.jit(make_train_step(*parts), donate_argnums=0)
     state = jax.jit(experiment.init)(jax.random.key(config.seed))
     every = max(iterations // _ROWS, 1)
     began = time.monotonic()

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from m3po_jax.config import UserError
-from m3po_jax.training.checkpoint import Checkpointer
+from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.train_step import SKIPPED
 from m3po_jax.training.workdir import CONFIG_FILE, FAULT_FOLDER, write_atomically
 
@@ -53,11 +53,18 @@ class FaultWatch:
         Raises:
             CheckpointError: It cannot be written.
         """
-        self._remove()
-        with Checkpointer(self._folder) as checkpointer:
-            checkpointer.save(iteration, state, meta)
-        # Last, because it makes the bundle a bundle.
-        shutil.copy(self._workdir / CONFIG_FILE, self._folder / CONFIG_FILE)
+        try:
+            self._remove()
+            with Checkpointer(self._folder) as checkpointer:
+                checkpointer.save(iteration, state, meta)
+            # Last, because it makes the bundle a bundle.
+            shutil.copy(self._workdir / CONFIG_FILE, self._folder / CONFIG_FILE)
+        except OSError as error:
+            raise CheckpointError(
+                f"updates keep being left out as not finite, and {self._folder} cannot be "
+                f"written: {error.strerror or error}; see that the disk has room, then run the "
+                "same command again"
+            ) from error
 
     def judge(self, metrics: Mapping[str, np.ndarray]) -> None:
         """Ends the run if the iteration after `save_state` left out an update as well.

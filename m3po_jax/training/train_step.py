@@ -13,7 +13,7 @@ from m3po_jax.ops import distributions, observation_moments, statistics
 from m3po_jax.policy.exploration import exploration_weight
 from m3po_jax.policy.trust_region import KL_BOUND_FACTOR
 from m3po_jax.replay import buffer
-from m3po_jax.training import rollout, update
+from m3po_jax.training import policy_update, rollout, update
 from m3po_jax.training.state import AgentState, Optimizers, TrainState
 from m3po_jax.types import Metrics, Trajectory
 
@@ -149,8 +149,10 @@ def learn_from_rollout(
     discount = jnp.asarray(env.discount)[env.task_id]
     metrics: dict[str, jax.Array] = {}
     if cfg.learns_from_real:
-        data = update.real_policy_data(networks, agent, trajectory, discount, beta=beta, cfg=cfg)
-        agent, policy_metrics = update.policy_update(
+        data = policy_update.real_policy_data(
+            networks, agent, trajectory, discount, beta=beta, cfg=cfg
+        )
+        agent, policy_metrics = policy_update.policy_update(
             networks, optimizers.policy, agent, data, keys[0], cfg=cfg
         )
         metrics.update(_policy_metrics(policy_metrics, data, cfg))
@@ -238,7 +240,7 @@ def replay_update(
     metrics = dict(model_metrics)
     if cfg.policy.objective == "pathwise":
         tasks = jnp.broadcast_to(task_id, z.shape[:2]).reshape(-1)
-        agent, policy_metrics = update.pathwise_policy_update(
+        agent, policy_metrics = policy_update.pathwise_policy_update(
             networks,
             optimizers.policy,
             agent,
@@ -250,10 +252,10 @@ def replay_update(
         )
         metrics.update(_policy_metrics(policy_metrics, None, cfg))
     elif cfg.policy.data == "imagined":
-        data = update.imagined_policy_data(
+        data = policy_update.imagined_policy_data(
             networks, agent, z[0], task_id, discount, data_key, beta=beta, cfg=cfg
         )
-        agent, policy_metrics = update.policy_update(
+        agent, policy_metrics = policy_update.policy_update(
             networks, optimizers.policy, agent, data, policy_key, cfg=cfg
         )
         metrics.update(_policy_metrics(policy_metrics, data, cfg))
@@ -283,7 +285,9 @@ def rollout_metrics(env: MultiTaskEnv, timesteps: Timestep) -> Metrics:
     }
 
 
-def _policy_metrics(metrics: Metrics, data: update.PolicyData | None, cfg: Config) -> Metrics:
+def _policy_metrics(
+    metrics: Metrics, data: policy_update.PolicyData | None, cfg: Config
+) -> Metrics:
     """Adds what shows whether the trust region held, and the old policy's entropy."""
     kl = metrics["policy/kl"]
     metrics = dict(metrics)

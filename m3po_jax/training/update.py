@@ -1,6 +1,6 @@
 """One gradient update of each part of the agent, as pure functions."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,31 +8,17 @@ import optax
 
 from m3po_jax.config import Config
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import distributions, finite, policy_gradient, returns, statistics, two_hot
+from m3po_jax.ops import finite, returns, statistics, two_hot
 from m3po_jax.ops.minibatches import minibatches
-from m3po_jax.policy import exploration, trust_region
-from m3po_jax.policy.trust_region import Gaussians
+from m3po_jax.policy import exploration
 from m3po_jax.training.rollout import exploration_values, perceive
 from m3po_jax.training.state import AgentState
 from m3po_jax.types import Metrics, Params, Trajectory, Window
 from m3po_jax.world_model import losses as world_model_losses
-from m3po_jax.world_model.imagine import imagine, reach_probability
 from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_context
 
 # Weight of the past in the running statistics, per update of each.
 STATISTICS_DECAY = 0.99
-
-
-class PolicyData(NamedTuple):
-    """Samples of a policy update."""
-
-    z: jax.Array  # [N, Z]
-    context: TaskContext  # [N, ...]
-    u: jax.Array  # [N, A]
-    old: Gaussians  # [N, A] the policy before the update
-    advantage: jax.Array  # [N]
-    weight: jax.Array  # [N]
-    behaviour: Gaussians  # [N, A] what drew u; equals `old` for imagined data
 
 
 def target_model(networks: Networks, agent: AgentState) -> WorldModelLatent:
@@ -108,194 +94,6 @@ def world_model_update(
     return new_agent, jax.lax.stop_gradient(latents), metrics
 
 
-def imagined_policy_data(
-    networks: Networks,
-    agent: AgentState,
-    z: jax.Array,
-    task_id: jax.Array,
-    discount: jax.Array,
-    key: jax.Array,
-    *,
-    beta: jax.Array | None,
-    cfg: Config,
-) -> PolicyData:
-    """On-policy samples imagined from replayed states (ALGORITHM section 3, `imagined`).
-
-    Args:
-        networks: The bundle.
-        agent: The agent; its policy is the old policy.
-        z: Start latents `[B, Z]`.
-        task_id: `[B]`.
-        discount: gamma_k `[B]`.
-        key: Consumed.
-        beta: Weight of the exploration advantage, or `None`.
-        cfg: The run's settings.
-
-    Returns:
-        `imagined_horizon * B` samples.
-    """
-    model = target_model(networks, agent)
-    context = task_context(networks, agent.params.world_model, task_id)
-    imagined = imagine(model, z, context, key, horizon=cfg.policy.imagined_horizon)
-    value = model.state_value(jnp.concatenate([imagined.z, imagined.z_next[-1:]]), context)
-    gae = jax.vmap(
-        lambda r, d, v0, v1: returns.gae(
-            r, d, v0, v1, jnp.ones_like(r), lambda_=cfg.policy.lambda_
-        ),
-        in_axes=1,
-        out_axes=1,
-    )
-    advantage = gae(imagined.reward, discount * imagined.continuation, value[:-1], value[1:])
-    tasks = jnp.broadcast_to(task_id, advantage.shape)
-    advantage = _combined_advantage(
-        networks, agent, imagined.z, imagined.u, imagined.mean, context, advantage, tasks, beta
-    )
-    old = Gaussians(imagined.mean, imagined.std)
-    weight = reach_probability(imagined.continuation)
-    return _flat_policy_data(imagined.z, context, imagined.u, old, advantage, weight, old)
-
-
-def real_policy_data(
-    networks: Networks,
-    agent: AgentState,
-    trajectory: Trajectory,
-    discount: jax.Array,
-    *,
-    beta: jax.Array | None,
-    cfg: Config,
-) -> PolicyData:
-    """Samples of the fresh rollout, importance-weighted (ALGORITHM section 3, `real`).
-
-    The planner's Gaussian drew the actions; the advantage carries `min(1, pi_old / mu)`.
-
-    Args:
-        networks: The bundle.
-        agent: The agent that collected.
-        trajectory: The fresh rollout `[T, B, ...]`.
-        discount: gamma_k of the environments `[B]`.
-        beta: Weight of the exploration advantage, or `None`.
-        cfg: The run's settings.
-
-    Returns:
-        `T * B` samples.
-    """
-    context, z, z_next = encode_trajectory(networks, agent, trajectory)
-    mean, std = networks.policy(agent.params.policy, z, context.e, context.action_mask)
-    old = Gaussians(mean, std)
-    value, next_value = (model_free_value(networks, agent, x, context.e) for x in (z, z_next))
-    gae = jax.vmap(
-        lambda *args: returns.gae(*args, lambda_=cfg.policy.lambda_), in_axes=1, out_axes=1
-    )
-    continues = 1.0 - jnp.maximum(trajectory.termination, trajectory.truncation)
-    advantage = gae(
-        trajectory.reward,
-        discount * (1.0 - trajectory.termination),
-        value,
-        next_value,
-        continues,
-    )
-    u = trajectory.pre_tanh_action
-    behaviour = Gaussians(trajectory.behaviour_mean, trajectory.behaviour_std)
-    advantage = _combined_advantage(
-        networks, agent, z, u, mean, context, advantage, trajectory.task_id, beta, trajectory.valid
-    )
-    log_weight = distributions.log_prob(u, mean, std, context.action_mask) - distributions.log_prob(
-        u, behaviour.mean, behaviour.std, context.action_mask
-    )
-    advantage *= policy_gradient.importance_weight(log_weight)
-    return _flat_policy_data(z, context, u, old, advantage, trajectory.valid, behaviour)
-
-
-def policy_update(
-    networks: Networks,
-    optimizer: optax.GradientTransformation,
-    agent: AgentState,
-    data: PolicyData,
-    key: jax.Array,
-    *,
-    cfg: Config,
-) -> tuple[AgentState, Metrics]:
-    """One trust-region update of the policy with the likelihood-ratio surrogate."""
-    clip = cfg.policy.clip_epsilon if cfg.policy.trust_region == "clip" else None
-
-    def loss_fn(params: Params, batch: PolicyData, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        del key  # The samples are fixed.
-        mask = batch.context.action_mask
-        new = Gaussians(*networks.policy(params, batch.z, batch.context.e, mask))
-        loss, kl = trust_region.surrogate_loss(
-            new,
-            batch.old,
-            batch.u,
-            batch.advantage,
-            batch.weight,
-            mask,
-            clip_epsilon=clip,
-            entropy_scale=cfg.policy.entropy_scale,
-        )
-        if cfg.policy.planner_kl_scale > 0.0:
-            planner_kl = trust_region.mean_kl(batch.behaviour, new, batch.weight, mask)
-            loss += cfg.policy.planner_kl_scale * planner_kl
-        return loss, kl
-
-    return _apply_policy_update(loss_fn, optimizer, agent, data, key, cfg)
-
-
-def pathwise_policy_update(
-    networks: Networks,
-    optimizer: optax.GradientTransformation,
-    agent: AgentState,
-    z: jax.Array,
-    task_id: jax.Array,
-    key: jax.Array,
-    *,
-    beta: jax.Array | None,
-    cfg: Config,
-) -> tuple[AgentState, Metrics]:
-    """One update of the policy along the gradient of Q (TD-MPC2; `pathwise` in ALGORITHM 3).
-
-    Args:
-        networks: The bundle.
-        optimizer: The policy's optimizer.
-        agent: The agent; its policy is the old policy.
-        z: Latents `[B, Z]`.
-        task_id: `[B]`.
-        key: Consumed.
-        beta: Weight of the exploration value, or `None`.
-        cfg: The run's settings.
-    """
-    context = task_context(networks, agent.params.world_model, task_id)
-    online = target_model(networks, agent).replace(q=agent.params.world_model["q"])
-    value = online.state_value(z, context)
-    value_scale = statistics.update_running_scale(
-        agent.statistics.value_scale,
-        value,
-        task_id,
-        jnp.ones_like(value),
-        decay=STATISTICS_DECAY,
-    )
-    value_scale = finite.keep_finite(value_scale, agent.statistics.value_scale)
-    agent = agent.replace(statistics=agent.statistics.replace(value_scale=value_scale))
-    old = Gaussians(*networks.policy(agent.params.policy, z, context.e, context.action_mask))
-    data = (z, context, old, value_scale.scale[task_id])
-
-    def loss_fn(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        z, context, old, scale = batch
-        mask = context.action_mask
-        new = Gaussians(*networks.policy(params, z, context.e, mask))
-        u = distributions.sample(new.mean, new.std, mask, key)
-        score = online.value(z, u, context)
-        if beta is not None:
-            bonus = exploration_values(networks, agent.params.exploration, z, u, context)
-            score += scale * beta * bonus
-        ones = jnp.ones_like(scale)
-        loss = trust_region.pathwise_loss(
-            new, u, score, scale, ones, mask, entropy_scale=cfg.policy.entropy_scale
-        )
-        return loss, trust_region.mean_kl(old, new, ones, mask)
-
-    return _apply_policy_update(loss_fn, optimizer, agent, data, key, cfg)
-
-
 def critic_update(
     networks: Networks,
     optimizer: optax.GradientTransformation,
@@ -323,7 +121,7 @@ def critic_update(
             two_hot.cross_entropy(logits, target, networks.support), valid
         )
 
-    data = _flatten((z, context.e, target, trajectory.valid))
+    data = flatten((z, context.e, target, trajectory.valid))
     params, opt_state, fit_metrics = _fit(
         "critic", loss_fn, optimizer, agent.params.critic, agent.critic_opt, data, key, cfg
     )
@@ -360,7 +158,7 @@ def exploration_update(
     )
     moments = finite.keep_finite(moments, agent.statistics.discrepancy)
     value = model_free_value(networks, agent, z, context.e)
-    q_mf_n, q_mb_n, value_n, task_id_n = _flatten((q_mf, q_mb, value, task_id))
+    q_mf_n, q_mb_n, value_n, task_id_n = flatten((q_mf, q_mb, value, task_id))
     bonus = exploration.discrepancy_bonus(
         q_mf_n, q_mb_n, value_n, task_id_n, moments, cfg=cfg.exploration
     ).reshape(valid.shape)
@@ -376,7 +174,7 @@ def exploration_update(
             two_hot.cross_entropy(logits, target, networks.support), valid
         )
 
-    data = _flatten((z, jnp.tanh(u) * context.action_mask, context.e, target, valid))
+    data = flatten((z, jnp.tanh(u) * context.action_mask, context.e, target, valid))
     old, old_opt = agent.params.exploration, agent.exploration_opt
     params, opt_state, fit_metrics = _fit(
         "exploration", loss_fn, optimizer, old, old_opt, data, key, cfg
@@ -416,70 +214,9 @@ def ema(target: Params, source: Params, decay: float) -> Params:
     return optax.incremental_update(source, target, decay)
 
 
-def _combined_advantage(
-    networks: Networks,
-    agent: AgentState,
-    z: jax.Array,
-    u: jax.Array,
-    mean: jax.Array,
-    context: TaskContext,
-    advantage: jax.Array,
-    task_id: jax.Array,
-    beta: jax.Array | None,
-    valid: jax.Array | None = None,
-) -> jax.Array:
-    """Per-task normalised task advantage plus `beta * (Q_x(z, u) - Q_x(z, pi(z)))`."""
-    advantage = statistics.normalize_per_task(
-        advantage,
-        task_id,
-        jnp.ones_like(advantage) if valid is None else valid,
-        num_tasks=networks.world_model.num_tasks,
-    )
-    if beta is None:
-        return advantage
-    q_x = lambda u: exploration_values(networks, agent.params.exploration, z, u, context)  # noqa: E731
-    return advantage + beta * (q_x(u) - q_x(mean))
-
-
-def _flat_policy_data(
-    z: jax.Array,
-    context: TaskContext,
-    u: jax.Array,
-    old: Gaussians,
-    advantage: jax.Array,
-    weight: jax.Array,
-    behaviour: Gaussians,
-) -> PolicyData:
-    lead = advantage.shape
-    context = jax.tree.map(lambda x: jnp.broadcast_to(x, (*lead, x.shape[-1])), context)
-    data = PolicyData(z, context, u, old, advantage, weight, behaviour)
-    return _flatten(jax.lax.stop_gradient(data))
-
-
-def _flatten(tree: Any) -> Any:
+def flatten(tree: Any) -> Any:
     """Merges the two leading axes of every leaf."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-
-
-def _apply_policy_update(
-    loss_fn: trust_region.LossFn,
-    optimizer: optax.GradientTransformation,
-    agent: AgentState,
-    data: Any,
-    key: jax.Array,
-    cfg: Config,
-) -> tuple[AgentState, Metrics]:
-    params, state, metrics = trust_region.trust_region_update(
-        loss_fn,
-        agent.params.policy,
-        agent.policy_opt,
-        data,
-        key,
-        optimizer=optimizer,
-        cfg=cfg.policy,
-    )
-    agent = agent.replace(params=agent.params.replace(policy=params), policy_opt=state)
-    return agent, {f"policy/{name}": value for name, value in metrics.items()}
 
 
 def _fit(

@@ -19,7 +19,8 @@ from m3po_jax.config_validation import validate
 from m3po_jax.ops import distributions, two_hot
 from m3po_jax.policy import trust_region
 from m3po_jax.replay import buffer
-from m3po_jax.training import loop, rollout, train_step, update
+from m3po_jax.training import loop, policy_update, rollout, train_step, update
+from m3po_jax.training.checkpoint import Checkpointer
 from m3po_jax.types import Trajectory
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -227,7 +228,7 @@ def captured_pathwise_loss(experiment, agent, z, task_id, monkeypatch):
     monkeypatch.setattr(trust_region, "trust_region_update", capture)
     optimizer, key = experiment.optimizers.policy, jax.random.key(0)
     args = (experiment.networks, optimizer, agent, z, task_id, key)
-    update.pathwise_policy_update(*args, beta=None, cfg=experiment.config)
+    policy_update.pathwise_policy_update(*args, beta=None, cfg=experiment.config)
     return captured
 
 
@@ -327,7 +328,7 @@ def test_real_data_carry_the_importance_weight_of_the_planner():
     discount = experiment.env.discount[experiment.env.task_id]
     data_of = jax.jit(
         functools.partial(
-            update.real_policy_data, networks, agent, discount=discount, beta=None, cfg=cfg
+            policy_update.real_policy_data, networks, agent, discount=discount, beta=None, cfg=cfg
         )
     )
     planned = data_of(trajectory)
@@ -363,9 +364,11 @@ def test_the_planner_is_what_real_data_are_drawn_towards():
             experiment.optimizers.policy,
             jax.random.key(0),
         )
-        data = update.real_policy_data(networks, agent, trajectory, discount, beta=None, cfg=cfg)
+        data = policy_update.real_policy_data(
+            networks, agent, trajectory, discount, beta=None, cfg=cfg
+        )
         data = data._replace(advantage=jnp.zeros_like(data.advantage))
-        near, _ = update.policy_update(networks, optimizer, agent, data, key, cfg=cfg)
+        near, _ = policy_update.policy_update(networks, optimizer, agent, data, key, cfg=cfg)
         mask = data.context.action_mask
         for params in (agent.params.policy, near.params.policy):
             new = trust_region.Gaussians(*networks.policy(params, data.z, data.context.e, mask))
@@ -407,6 +410,15 @@ def test_ppo_has_no_model_and_replays_nothing(ppo, ppo_history):
     assert not differs(first.agent.params.exploration, last.agent.params.exploration)
 
 
+def test_ppo_state_without_a_model_is_saved_and_restored(ppo, ppo_history, tmp_path):
+    state = ppo_history[-1][0]
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(3, state, {})
+        restored, _ = checkpointer.restore_latest(ppo.state_shapes())
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    assert not differs(restored.agent, state.agent)
+
+
 def test_ppo_learns_from_the_first_rollout_on_and_stays_in_its_trust_region(ppo, ppo_history):
     for _, metrics in ppo_history[1:]:
         assert np.isfinite(metrics["critic/loss"])
@@ -422,7 +434,7 @@ def test_ppo_behaviour_is_the_policy_that_is_improved(ppo, ppo_history):
     )(state.agent, state.rollout, jax.random.key(5))
     discount = ppo.env.discount[ppo.env.task_id]
     data = jax.jit(
-        functools.partial(update.real_policy_data, ppo.networks, beta=None, cfg=ppo.config)
+        functools.partial(policy_update.real_policy_data, ppo.networks, beta=None, cfg=ppo.config)
     )(state.agent, trajectory, discount)
     mask = np.asarray(data.context.action_mask)
     log_ratio = log_prob(data.u, data.old.mean, data.old.std, mask) - log_prob(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from m3po_jax import config as config_lib
-from m3po_jax.training import evaluate, loop, train_step, update
+from m3po_jax.replay import buffer
+from m3po_jax.training import evaluate, loop, policy_update, train_step, update
 from m3po_jax.training.checkpoint import Checkpointer
 
 SMALL = config_lib.Config(
@@ -155,8 +156,6 @@ def test_the_bonus_reaches_no_task_critic_and_no_evaluation(experiment, states):
     assert_equal_trees(play(agent, key), play(other, key))
 
     discount = jnp.asarray(env.discount)
-    from m3po_jax.replay import buffer
-
     window = buffer.sample(
         states[-1][0].replay, key, batch_size=12, window=3, num_envs=env.num_envs
     )
@@ -176,7 +175,7 @@ def test_the_bonus_reaches_no_task_critic_and_no_evaluation(experiment, states):
     z = jnp.full((12, networks.world_model.latent_size), 0.125)
     data = jax.jit(
         lambda agent, beta: (
-            update.imagined_policy_data(
+            policy_update.imagined_policy_data(
                 networks,
                 agent,
                 z,
