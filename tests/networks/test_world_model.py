@@ -38,8 +38,9 @@ def build(*can_terminate, cfg=CFG):
 
 
 NETWORKS = build(False, True)
-# The generators of all kernels are slow to compile and run but twice: no optimiser for them.
-INIT = jax.jit(NETWORKS.init, compiler_options={"xla_backend_optimization_level": 0})
+# Small arrays: compiling takes all the time, so XLA need not optimise.
+COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+INIT = COMPILE(NETWORKS.init)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +53,19 @@ def inputs(params):
     """Latents, actions and embeddings of a batch of both tasks."""
     rng = np.random.default_rng(0)
     task_id = jnp.array([0, 1, 1])
-    e = NETWORKS.embed(params.world_model, task_id)
     observation = rng.normal(size=(3, 5)).astype(np.float32)
-    z = NETWORKS.encode(params.world_model, observation, e)
-    a = np.tanh(rng.normal(size=(3, 3)).astype(np.float32)) * NETWORKS.action_mask(task_id)
-    return z, a, e
+    u = rng.normal(size=(3, 3)).astype(np.float32)
+
+    @COMPILE
+    def make(model):
+        e = NETWORKS.embed(model, task_id)
+        return (
+            NETWORKS.encode(model, observation, e),
+            jnp.tanh(u) * NETWORKS.action_mask(task_id),
+            e,
+        )
+
+    return make(params.world_model)
 
 
 def test_latents_lie_on_simplices(params, inputs):
@@ -68,13 +77,17 @@ def test_latents_lie_on_simplices(params, inputs):
 
 def test_zero_initialised_heads_decode_to_zero(params, inputs):
     z, a, e = inputs
-    heads = {
-        "reward": NETWORKS.apply_model(params.world_model, "reward_logits", z, a, e),
-        "q": NETWORKS.apply_model(params.world_model, "q_logits", z, a, e),
-        "v_mf": NETWORKS.value_logits(params.critic, z, e),
-        "q_x": NETWORKS.exploration_logits(params.exploration, z, a, e),
-    }
-    for name, logits in heads.items():
+
+    @COMPILE
+    def heads(params):
+        return {
+            "reward": NETWORKS.apply_model(params.world_model, "reward_logits", z, a, e),
+            "q": NETWORKS.apply_model(params.world_model, "q_logits", z, a, e),
+            "v_mf": NETWORKS.value_logits(params.critic, z, e),
+            "q_x": NETWORKS.exploration_logits(params.exploration, z, a, e),
+        }
+
+    for name, logits in heads(params).items():
         assert logits.shape == ((3, 3, 101) if name == "q" else (3, 101))
         np.testing.assert_array_equal(logits, 0.0)
         # The bins cancel, but a float32 sum of 101 of them only to its last digit.
@@ -118,7 +131,7 @@ def test_every_module_sees_the_task(params, inputs):
     noisy = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size).reshape(x.shape)), params)
     model = noisy.world_model
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @COMPILE
     def outputs(e):
         return (
             NETWORKS.encode(model, jnp.ones((3, 5)), e),
