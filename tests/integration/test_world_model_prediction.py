@@ -13,7 +13,10 @@ from m3po_jax.training import loop, rollout, update
 from m3po_jax.world_model.latent import task_context
 
 HORIZON = 5
-TRAIN_ENVS, TEST_ENVS, STEPS, UPDATES = 48, 16, 250, 2000
+TRAIN_ENVS, TEST_ENVS, STEPS, UPDATES = 96, 32, 240, 3000
+# Starts are at all angles, but random actions soon leave the pendulum hanging without reward: short
+# episodes keep the rewarded part of the state space in the data.
+TASK = "dmc/PendulumSwingup?episode_length=60&action_repeat=2"
 
 
 def random_data(experiment, key):
@@ -95,7 +98,7 @@ def squared_errors(experiment, agent, window):
 @pytest.mark.slow
 def test_reward_prediction_beats_persistence_on_pendulum():
     config = Config(
-        tasks=("dmc/PendulumSwingup",),
+        tasks=(TASK,),
         env=EnvConfig(num_envs=TRAIN_ENVS + TEST_ENVS, unroll_length=STEPS),
         # One-step targets: the values are no part of this test, only their gradient is.
         world_model=WorldModelConfig(value_target="td"),
@@ -105,11 +108,12 @@ def test_reward_prediction_beats_persistence_on_pendulum():
     agent, trajectory = jax.jit(functools.partial(random_data, experiment))(data_key)
     split = lambda rows: jax.tree.map(lambda x: x[:, rows], trajectory)  # noqa: E731
     seen, held_out = split(slice(0, TRAIN_ENVS)), split(slice(TRAIN_ENVS, None))
-    assert np.mean(np.asarray(held_out.reward) > 0.0) > 0.005, "the data hold no reward"
+    assert np.sum(np.asarray(held_out.reward) > 0.0) > 50, "the data hold hardly any reward"
 
     agent = jax.jit(functools.partial(train, experiment))(agent, fill(seen), train_key)
     window = buffer.sample(
         fill(held_out), test_key, batch_size=4000, window=HORIZON + 1, num_envs=(TEST_ENVS,)
     )
     model_error, held_error = squared_errors(experiment, agent, window)
+    print(f"squared error: model {model_error:.5f}, persistence {held_error:.5f}")
     assert held_error > 5.0 * model_error, (float(model_error), float(held_error))
