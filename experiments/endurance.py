@@ -75,12 +75,12 @@ def measure(config: Config, iterations: int) -> Iterator[dict[str, float]]:
         if iteration % every == 0:
             jax.block_until_ready(metrics)
             now = time.monotonic()
-            live = jax.live_arrays()
+            sizes = [x.nbytes for x in jax.live_arrays()]  # holding the arrays would keep them alive
             yield {
                 "iteration": iteration,
                 "resident_mib": _resident_bytes() / 2**20,
-                "live_buffers": len(live),
-                "live_mib": sum(x.nbytes for x in live) / 2**20,
+                "live_buffers": len(sizes),
+                "live_mib": sum(sizes) / 2**20,
                 "milliseconds": 1e3 * (now - began) / every,
                 "traces": step._cache_size(),
             }
@@ -101,8 +101,10 @@ def draw(rows: Sequence[Mapping[str, float]], path: pathlib.Path) -> None:
 
     figure, axes = pyplot.subplots(2, 2, figsize=(8, 5), sharex=True, layout="constrained")
     for axis, (name, label) in zip(axes.flat, _PANELS, strict=True):
-        axis.plot([row["iteration"] for row in rows], [row[name] for row in rows], lw=1)
-        axis.set_ylim(0, None)
+        # The first row includes compilation.
+        values = [row[name] for row in rows[1:]]
+        axis.plot([row["iteration"] for row in rows[1:]], values, lw=1)
+        axis.set_ylim(0, 1.25 * max(values))
         axis.set_title(label, fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes[1]:

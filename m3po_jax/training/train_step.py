@@ -1,5 +1,6 @@
 """One training iteration: collect, store, learn. Everything here runs in one compiled program."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -19,6 +20,9 @@ from m3po_jax.types import Metrics, Trajectory
 
 # How the metric of each module ends that counts its gradient steps that were left out.
 SKIPPED = "/skipped"
+# Bound on the updates of one iteration, in units of what its own data are worth: a stop waits for
+# the iteration to end.
+MAX_CATCH_UP = 3.0
 TrainStep = Callable[[TrainState], tuple[TrainState, Metrics]]
 
 
@@ -46,7 +50,7 @@ def train_step(
     """Collects one unroll, stores it, and learns from it and from replay.
 
     In the first iterations actions are random and nothing is learned; the updates that these data
-    are worth are made up for in the first learning iteration.
+    are worth are made up for afterwards, at most `MAX_CATCH_UP` times the usual number at once.
     """
     key, collect_key, fresh_key, replay_key = jax.random.split(state.key, 4)
     steps_per_iteration = env_steps_per_iteration(env, cfg)
@@ -66,8 +70,10 @@ def train_step(
     if not cfg.has_model:
         agent = update_observation_moments(agent, trajectory)
 
-    debt = state.update_debt + cfg.train.updates_per_transition * trajectory.reward.size
-    num_updates = jnp.where(random, 0, jnp.floor(debt).astype(jnp.int32))
+    usual = cfg.train.updates_per_transition * trajectory.reward.size
+    debt = state.update_debt + usual
+    num_updates = jnp.minimum(jnp.floor(debt), math.ceil(MAX_CATCH_UP * usual))
+    num_updates = jnp.where(random, 0, num_updates.astype(jnp.int32))
     replay_metrics: Metrics = {}
     if cfg.has_model:
         agent, replay_metrics = learn_from_replay(

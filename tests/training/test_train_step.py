@@ -79,10 +79,18 @@ def test_one_trace_and_no_transfer(step, states):
 
 def test_updates_are_paid_per_transition(states):
     # 96 random env steps are two iterations of 48; their 12 updates come with the first 6 of the
-    # third iteration.
+    # third iteration, which are three times the usual ones.
     counts = [int(state.updates) for state, _ in states]
     assert counts == [0, 0, 0, 18, 24, 30, 36]
     assert [int(state.replay.size) for state, _ in states] == [0, 4, 8, 12, 16, 20, 24]
+
+
+def test_a_long_random_phase_is_made_up_for_in_several_iterations(step, states):
+    # 40 updates owed and 6 of this iteration: 18 now, 28 stay owed.
+    state = states[-1][0]
+    after, _ = step(state.replace(update_debt=jnp.full((), 40.0)))
+    assert int(after.updates) - int(state.updates) == 18
+    assert float(after.update_debt) == 28.0
 
 
 def test_nothing_is_learned_while_actions_are_random(states):

@@ -171,17 +171,20 @@ def test_lambda_targets_mix_n_step_returns(key):
         np.testing.assert_allclose(target_of(lambda_), reference(w, mixed), rtol=1e-5)
 
 
-def test_lambda_targets_draw_a_fresh_action_in_the_last_state():
-    cfg = WorldModelConfig(imagined_target_steps=2, lambda_=1.0)
-    w = window()
-    draw = jax.jit(lambda k: lambda_targets(Drawn(), Z_NEXT, DISCOUNT, w, DISCOUNT, k, cfg=cfg))
-    targets = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000)))
-    # G = z + gamma z / 2 + gamma^2 u, u ~ N(z / 4, 0.5^2).
-    z = Z_NEXT[..., 0]
-    mean = z + DISCOUNT * z / 2.0 + DISCOUNT**2 * z / 4.0
-    np.testing.assert_allclose(targets.mean(0), reference(w, mean), atol=0.05)
-    std = reference(w, 0.5 * DISCOUNT**2) - w.reward
-    np.testing.assert_allclose(targets.std(0), std, atol=0.03)
+def test_lambda_targets_value_each_state_by_its_own_action():
+    """Two imagined steps where the value is the action, drawn around the state."""
+    w, z = window(), Z_NEXT[..., 0]
+    # Lambda 1: G = z + gamma z / 2 + gamma^2 u, u ~ N(z / 4, 0.5^2) drawn for the last state.
+    # Lambda 0: G = z + gamma u, u ~ N(z / 2, 0.5^2) the action that was taken in the next state.
+    expected = {
+        1.0: (z + DISCOUNT * z / 2.0 + DISCOUNT**2 * z / 4.0, 0.5 * DISCOUNT**2),
+        0.0: (z + DISCOUNT * z / 2.0, 0.5 * DISCOUNT),
+    }
+    draw = jax.jit(jax.vmap(lambda k, x: by_lambda(Drawn(), w, k, steps=2)(x), in_axes=(0, None)))
+    for lambda_, (mean, std) in expected.items():
+        targets = np.asarray(draw(jax.random.split(jax.random.key(0), 4000), lambda_))
+        np.testing.assert_allclose(targets.mean(0), reference(w, mean), atol=0.05)
+        np.testing.assert_allclose(targets.std(0), reference(w, std) - w.reward, atol=0.03)
 
 
 def test_total_loss_weighs_steps_by_hand():
