@@ -75,7 +75,8 @@ def measure(config: Config, iterations: int) -> Iterator[dict[str, float]]:
         if iteration % every == 0:
             jax.block_until_ready(metrics)
             now = time.monotonic()
-            sizes = [x.nbytes for x in jax.live_arrays()]  # holding the arrays would keep them alive
+            # Sizes only: a list of the arrays would keep them alive.
+            sizes = [x.nbytes for x in jax.live_arrays()]
             yield {
                 "iteration": iteration,
                 "resident_mib": _resident_bytes() / 2**20,
