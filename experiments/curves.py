@@ -1,0 +1,191 @@
+"""Statistics and figures of the tables that `experiments.runs` writes."""
+
+import collections
+import csv
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.runs import Row
+
+REPETITIONS = 2000
+CONFIDENCE = 0.95
+# Okabe and Ito's palette, told apart by colour-blind readers, and markers for print.
+STYLES = (
+    ("#0072B2", "o"),
+    ("#D55E00", "s"),
+    ("#009E73", "^"),
+    ("#CC79A7", "D"),
+    ("#E69F00", "v"),
+    ("#56B4E9", "P"),
+    ("#000000", "X"),
+    ("#999999", "<"),
+)
+# Normalised scores `[seeds, tasks]` by env steps per task.
+Curve = dict[int, np.ndarray]
+
+
+def curves(rows: Sequence[Row], setting: str) -> dict[str, Curve]:
+    """Scores of every agent of a setting, at the steps that all its seeds have.
+
+    Seeds that are still running count as far as they are.
+
+    Args:
+        rows: The table.
+        setting: Which part of it.
+
+    Returns:
+        The curve of each agent.
+    """
+    cells: dict[tuple[str, int], dict[tuple[str, str], float]] = collections.defaultdict(dict)
+    for row in rows:
+        if row["setting"] == setting:
+            step = int(row["env_steps_per_task"])
+            cells[row["agent"], step][row["seed"], row["task"]] = float(row["normalized"])
+    seeds = {
+        agent: {seed for (a, _), cell in cells.items() if a == agent for seed, _ in cell}
+        for agent, _ in cells
+    }
+    result: dict[str, Curve] = collections.defaultdict(dict)
+    for (agent, step), cell in sorted(cells.items(), key=lambda item: item[0][1]):
+        tasks = sorted({task for _, task in cell})
+        if {seed for seed, _ in cell} == seeds[agent]:
+            result[agent][step] = np.array(
+                [[cell[seed, task] for task in tasks] for seed in sorted(seeds[agent], key=int)]
+            )
+    return dict(result)
+
+
+def interval(scores: np.ndarray, statistic: str = "mean") -> tuple[float, float, float]:
+    """Estimate and 95 % stratified bootstrap interval over seeds (rliable, arXiv 2108.13264).
+
+    Args:
+        scores: `[seeds, tasks]`.
+        statistic: `mean` or `iqm`.
+
+    Returns:
+        Estimate, low and high; low and high are NaN for a single seed.
+    """
+    from rliable import library, metrics
+
+    function = {"mean": metrics.aggregate_mean, "iqm": metrics.aggregate_iqm}[statistic]
+    estimate = float(function(scores))
+    if len(scores) < 2:
+        return estimate, float("nan"), float("nan")
+    _, intervals = library.get_interval_estimates(
+        {"": scores},
+        lambda x: np.array([function(x)]),
+        reps=REPETITIONS,
+        confidence_interval_size=CONFIDENCE,
+        random_state=np.random.RandomState(0),
+    )
+    return estimate, float(intervals[""][0, 0]), float(intervals[""][1, 0])
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Mean score of `a` minus that of `b`, with the bootstrap interval over both sets of seeds.
+
+    Args:
+        a: `[seeds, tasks]`.
+        b: `[seeds, tasks]`, as many tasks.
+    """
+    random = np.random.RandomState(0)
+
+    def draws(x: np.ndarray) -> np.ndarray:
+        picks = random.randint(len(x), size=(REPETITIONS, *x.shape))
+        return np.take_along_axis(x[None], picks, axis=1).mean(axis=(1, 2))
+
+    low, high = np.quantile(draws(a) - draws(b), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return float(a.mean() - b.mean()), float(low), float(high)
+
+
+def steps_to(curve: Curve, score: float) -> int | None:
+    """Env steps per task of the first evaluation whose mean reaches `score`, or `None`."""
+    return next((step for step, x in sorted(curve.items()) if x.mean() >= score), None)
+
+
+def summary(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """One row per setting and agent: final scores with intervals and steps to thresholds."""
+    result = []
+    for setting in sorted({row["setting"] for row in rows}):
+        for agent, curve in curves(rows, setting).items():
+            last = max(curve)
+            mean, low, high = interval(curve[last])
+            iqm, iqm_low, iqm_high = interval(curve[last], "iqm")
+            line: dict[str, str] = {
+                "setting": setting,
+                "agent": agent,
+                "seeds": str(len(curve[last])),
+                "tasks": str(curve[last].shape[1]),
+                "env_steps_per_task": str(last),
+                **_rounded(mean=mean, mean_low=low, mean_high=high),
+                **_rounded(iqm=iqm, iqm_low=iqm_low, iqm_high=iqm_high),
+            }
+            for percent in (50, 80):
+                steps = steps_to(curve, percent / 100.0)
+                line[f"steps_to_{percent}_percent"] = "never" if steps is None else str(steps)
+            result.append(line)
+    return result
+
+
+def _rounded(**values: float) -> dict[str, str]:
+    return {name: f"{value:.3f}" for name, value in values.items()}
+
+
+def write_summary(lines: Sequence[Mapping[str, str]], path: pathlib.Path) -> None:
+    """Writes the lines as CSV and prints them."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    print(path.read_text())
+
+
+def draw(
+    rows: Sequence[Row],
+    settings: Mapping[str, str],
+    path: pathlib.Path,
+    *,
+    labels: Mapping[str, str],
+) -> None:
+    """Draws learning curves with intervals, one panel a setting.
+
+    Args:
+        rows: The table.
+        settings: Settings to draw and their titles.
+        path: PNG to write.
+        labels: Agents to draw and their labels.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, len(settings), figsize=(4.6 * len(settings), 3.6), squeeze=False, layout="constrained"
+    )
+    for axis, (setting, title) in zip(axes[0], settings.items(), strict=True):
+        found = curves(rows, setting)
+        for (agent, label), (color, marker) in zip(labels.items(), STYLES, strict=False):
+            if agent not in found:
+                continue
+            steps = sorted(found[agent])
+            low, middle, high = _band(found[agent])
+            label = f"{label} ({len(found[agent][steps[0]])} seeds)"
+            thousands = np.array(steps) / 1000.0
+            axis.plot(thousands, middle, color=color, marker=marker, ms=4, lw=1.5, label=label)
+            axis.fill_between(thousands, low, high, color=color, alpha=0.15, lw=0)
+        axis.set(title=title, xlabel="thousand env steps per task", ylim=(0.0, 1.0))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="lower right")
+    axes[0, 0].set_ylabel("mean normalised score, 95 % interval")
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _band(curve: Curve) -> tuple[list[float], list[float], list[float]]:
+    """Low, estimate and high at the curve's steps, in their order."""
+    estimates = [interval(curve[step]) for step in sorted(curve)]
+    middle, low, high = (list(column) for column in zip(*estimates, strict=True))
+    return low, middle, high

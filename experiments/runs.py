@@ -1,0 +1,226 @@
+"""Runs of an experiment: one process each, side by side, resumable, and one table of their scores.
+
+A run is the train command with a config of `experiments/configs/baselines` and a workdir of its
+own, so a run that was stopped goes on where it was. The table has one row per run, evaluation and
+task. It is rewritten after every run; runs that it already holds to their end are not made again,
+and their rows stay when their workdirs are gone.
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import queue
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+# What tells one row from another.
+KEY = ("agent", "setting", "seed", "env_steps_per_task", "task")
+COLUMNS = (
+    *KEY,
+    *("return_mean", "return_std", "episodes", "normalized", "policy", "total_env_steps"),
+    *("updates_per_transition", "num_envs", "action_repeat", "wall_seconds"),
+    *("finished", "date", "commit", "jax", "hardware"),
+)
+Row = dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        agent: A config of `experiments/configs/baselines`, which names the curve.
+        setting: What else distinguishes it, as the task set or the number of environments.
+        seed: The seed.
+        tasks: Registry names.
+        overrides: Settings that differ from the config, as `train.total_env_steps`.
+    """
+
+    agent: str
+    setting: str
+    seed: int
+    tasks: tuple[str, ...]
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Folder of the run under the experiment's."""
+        return f"{self.agent}-{self.setting}-{self.seed}"
+
+    def command(self, workdir: pathlib.Path) -> list[str]:
+        """The command line that makes or resumes the run."""
+        config = f"experiments/configs/baselines/{self.agent}.py:{','.join(self.tasks)}"
+        return [
+            *(sys.executable, "-m", "m3po_jax.cli.train", f"--config={config}"),
+            *(f"--workdir={workdir}", f"--config.seed={self.seed}"),
+            *(f"--config.{name}={value}" for name, value in self.overrides),
+        ]
+
+
+def main(experiment: str, description: str, runs: Sequence[Run]) -> list[Row]:
+    """Makes the runs that the table lacks; returns the whole table.
+
+    Args:
+        experiment: Name of the table in `experiments/results` and of the folder of workdirs.
+        description: For `--help`.
+        runs: In the order in which they matter.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cores", type=int, nargs="*", default=sorted(os.sched_getaffinity(0)),
+        help="one single-threaded process on each of these cores; none: only the figure",
+    )  # fmt: skip
+    parser.add_argument("--only", default="", help="only runs whose name contains this")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="start no run after these"
+    )
+    parser.add_argument("--workdirs", type=pathlib.Path, default=ROOT / "runs" / experiment)
+    arguments = parser.parse_args()
+    table = RESULTS / f"{experiment}.csv"
+    wanted = [run for run in runs if arguments.only in run.name]
+    execute(wanted, table, arguments.workdirs, arguments.cores, arguments.minutes)
+    return read_table(table)
+
+
+def execute(
+    runs: Sequence[Run],
+    table: pathlib.Path,
+    workdirs: pathlib.Path,
+    cores: Sequence[int],
+    minutes: float = float("inf"),
+) -> None:
+    """Makes the runs that `table` does not hold to their end, one process per core at a time."""
+    rows = {key_of(row): row for row in read_table(table)}
+    done = {run_of(row) for row in rows.values() if row["finished"] == "yes"}
+    missing = [run for run in runs if (run.agent, run.setting, str(run.seed)) not in done]
+    print(f"{len(runs) - len(missing)} of {len(runs)} runs are in {table}", flush=True)
+    if not (missing and cores):
+        return
+    free: queue.Queue[int] = queue.Queue()
+    for core in cores:
+        free.put(core)
+    start = time.monotonic()
+
+    def make(run: Run) -> tuple[Run, str | None]:
+        core = free.get()
+        try:
+            if time.monotonic() - start > 60.0 * minutes:
+                return run, "not started, the time is up"
+            print(f"{run.name} on core {core} ...", flush=True)
+            return run, _train(run, workdirs / run.name, core)
+        finally:
+            free.put(core)
+
+    problems = []
+    with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
+        for future in concurrent.futures.as_completed([pool.submit(make, run) for run in missing]):
+            run, problem = future.result()
+            if problem is not None:
+                problems.append(f"{run.name}: {problem}")
+                continue
+            rows |= {key_of(row): row for row in rows_of(run, workdirs / run.name)}
+            write_table(table, rows.values())
+            print(f"{run.name} is in {table}, {time.monotonic() - start:.0f} s", flush=True)
+    print("\n".join(problems), flush=True)
+
+
+def _train(run: Run, workdir: pathlib.Path, core: int) -> str | None:
+    """Makes one run; returns what went wrong."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    log = workdir.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        result = subprocess.run(
+            ["taskset", "-c", str(core), *run.command(workdir)],
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+        )  # fmt: skip
+    if result.returncode == 0:
+        return None
+    tail = log.read_text(errors="replace").splitlines()[-5:]
+    return "\n".join([f"ended with exit code {result.returncode}, see {log}:", *tail])
+
+
+def rows_of(run: Run, workdir: pathlib.Path) -> list[Row]:
+    """The run's evaluations as rows of the table."""
+    settings = json.loads((workdir / "config.json").read_text())
+    config = settings["config"]
+    evaluations = [
+        json.loads(line) for line in (workdir / "eval.jsonl").read_text().splitlines() if line
+    ]
+    finished = evaluations[-1]["env_steps"] >= config["train"]["total_env_steps"]
+    rows = []
+    for record in evaluations:
+        for task, result in record["tasks"].items():
+            values = {
+                "agent": run.agent,
+                "setting": run.setting,
+                "seed": run.seed,
+                "env_steps_per_task": round(record["env_steps_per_task"]),
+                "task": task,
+                **{name: result[name] for name in ("return_mean", "return_std", "episodes")},
+                "normalized": result["normalized"],
+                "policy": record["policy"],
+                "total_env_steps": config["train"]["total_env_steps"],
+                "updates_per_transition": config["train"]["updates_per_transition"],
+                "num_envs": config["env"]["num_envs"],
+                "action_repeat": config["env"]["action_repeat"],
+                "wall_seconds": record["wall_seconds"],
+                "finished": "yes" if finished else "no",
+                "date": datetime.date.today().isoformat(),
+                "commit": settings["commit"],
+                "jax": settings["versions"]["jax"],
+                "hardware": f"1 core of {platform.machine()}",
+            }
+            rows.append({name: _text(values[name]) for name in COLUMNS})
+    return rows
+
+
+def _text(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def key_of(row: Mapping[str, str]) -> tuple[str, ...]:
+    """What tells one row from another."""
+    return tuple(row[name] for name in KEY)
+
+
+def run_of(row: Mapping[str, str]) -> tuple[str, str, str]:
+    """The run that a row belongs to."""
+    return row["agent"], row["setting"], row["seed"]
+
+
+def read_table(path: pathlib.Path) -> list[Row]:
+    """Rows written so far."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_table(path: pathlib.Path, rows: Iterable[Row]) -> None:
+    """Replaces the table at once, so that a stop never leaves half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=_order))
+    draft.replace(path)
+
+
+def _order(row: Row) -> tuple:
+    return (row["setting"], row["agent"], int(row["seed"]), row["task"],
+            int(row["env_steps_per_task"]))  # fmt: skip
