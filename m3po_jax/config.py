@@ -87,6 +87,8 @@ class WorldModelConfig:
         reward_scale: Scale of the reward cross-entropy.
         value_scale: Scale of the Q cross-entropy.
         termination_scale: Scale of the termination cross-entropy.
+        reconstruction_scale: Scale of the error of a decoder of observations; 0 means no decoder.
+            For comparison only: the agent of this project reconstructs nothing.
         learning_rate: Adam step size.
         encoder_learning_rate_scale: Factor on the encoder's and the embedding's step size.
         max_gradient_norm: Global-norm clip.
@@ -104,6 +106,7 @@ class WorldModelConfig:
     reward_scale: float = 0.1
     value_scale: float = 0.1
     termination_scale: float = 1.0
+    reconstruction_scale: float = 0.0
     learning_rate: float = 3e-4
     encoder_learning_rate_scale: float = 1.0
     max_gradient_norm: float = 20.0

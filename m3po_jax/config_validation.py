@@ -63,6 +63,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "world_model.reward_scale",
             "world_model.value_scale",
             "world_model.termination_scale",
+            "world_model.reconstruction_scale",
             "planner.num_policy_samples",
             "policy.entropy_scale",
             "policy.planner_kl_scale",

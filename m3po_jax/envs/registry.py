@@ -105,6 +105,7 @@ _COMMON_OPTIONS: dict[str, tuple[Callable[[str], OptionValue], str]] = {
     "action_repeat": (_positive_int, "a positive whole number"),
     "episode_length": (_positive_int, "a positive whole number (control steps)"),
     "discount": (_discount, "a number between 0 and 1, both excluded"),
+    "distractors": (_positive_int, "a positive whole number (observation dims)"),
 }
 _NAMES = {"dmc": DMC_NAMES, "brax": BRAX_NAMES, "toy": TOY_NAMES}
 
@@ -119,8 +120,8 @@ def parse_task(name: str) -> TaskRequest:
 
     Args:
         name: `suite/Name?key=value&key=value`. Options of every task: `num_envs`,
-            `action_repeat`, `episode_length` (control steps), `discount`; of Brax also `backend`,
-            of DM Control also `impl`.
+            `action_repeat`, `episode_length` (control steps), `discount`, `distractors` (irrelevant
+            observation dims to append); of Brax also `backend`, of DM Control also `impl`.
 
     Returns:
         The request.
@@ -259,6 +260,7 @@ def make(tasks: Sequence[str], env_cfg: config.EnvConfig) -> "multitask.MultiTas
                 action_repeat=request.options.get("action_repeat", env_cfg.action_repeat),
                 episode_length=request.options.get("episode_length"),
                 discount=request.options.get("discount"),
+                distractors=request.options.get("distractors", 0),
             )
             for request in requests
         ]

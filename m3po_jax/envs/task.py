@@ -31,6 +31,7 @@ def as_task(
     action_repeat: int,
     episode_length: int | None = None,
     discount: float | None = None,
+    distractors: int = 0,
 ) -> Task:
     """Wraps one environment of the simulator as a task of the agent.
 
@@ -41,6 +42,7 @@ def as_task(
         action_repeat: Control steps per agent step.
         episode_length: Control steps until truncation; the environment's own if not given.
         discount: Discount per agent step; `default_discount` if not given.
+        distractors: Irrelevant observation dims to append.
 
     Returns:
         The task, with the action repeat applied.
@@ -48,6 +50,8 @@ def as_task(
     Raises:
         ValueError: If `num_envs`, `action_repeat` or `episode_length` is below 1.
     """
+    if distractors:
+        environment = wrappers.Distractors(environment, distractors)
     control_steps = environment.episode_length if episode_length is None else episode_length
     if control_steps < 1:
         raise ValueError(f"{name}: episode_length must be positive, got {control_steps}")

@@ -80,6 +80,57 @@ class ActionRepeat:
         return last
 
 
+class Distractors:
+    """Appends observation dims that have nothing to do with the task but look predictable.
+
+    Each is an oscillator `sin(phase)` whose phase and angular speed (0.05 to 0.5 rad per control
+    step) are drawn at the reset: smooth, of the size of real observations, and independent of
+    actions and rewards. A model that predicts observations spends itself on them.
+    """
+
+    def __init__(self, environment: base.Environment, num_distractors: int):
+        """Wraps an environment.
+
+        Args:
+            environment: Environment to wrap.
+            num_distractors: Dims to append, at least 1.
+
+        Raises:
+            ValueError: If `num_distractors` is below 1.
+        """
+        if num_distractors < 1:
+            raise ValueError(f"num_distractors must be at least 1, got {num_distractors}")
+        self._environment = environment
+        self._num_distractors = num_distractors
+        self.observation_size = environment.observation_size + num_distractors
+        self.action_size = environment.action_size
+        self.episode_length = environment.episode_length
+        self.can_terminate = environment.can_terminate
+
+    def reset(self, key: jax.Array) -> base.EnvState:
+        """Starts an episode; see `Environment.reset`. The key is consumed."""
+        key, phase_key, speed_key = jax.random.split(key, 3)
+        size = (self._num_distractors,)
+        phase = jax.random.uniform(phase_key, size, maxval=2.0 * jnp.pi)
+        speed = jax.random.uniform(speed_key, size, minval=0.05, maxval=0.5)
+        return self._join(self._environment.reset(key), phase, speed)
+
+    def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
+        """Advances by one control step; see `Environment.step`."""
+        inner, phase, speed = state.physics
+        # Wrapped, so that it keeps its digits over a long episode.
+        phase = jnp.mod(phase + speed, 2.0 * jnp.pi)
+        return self._join(self._environment.step(inner, action), phase, speed)
+
+    def _join(self, inner: base.EnvState, phase: jax.Array, speed: jax.Array) -> base.EnvState:
+        return base.EnvState(
+            physics=(inner, phase, speed),
+            observation=jnp.concatenate([inner.observation, jnp.sin(phase)]),
+            reward=inner.reward,
+            termination=inner.termination,
+        )
+
+
 def is_finite(state: base.EnvState) -> jax.Array:
     """Returns `[...]` whether a state, of leaves `[..., observation_size]` and `[...]`, is finite.
 

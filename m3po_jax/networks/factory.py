@@ -113,7 +113,12 @@ def _apply(module: nn.Module, params: Params, *inputs: jax.Array) -> Any:
 
 
 def make_networks(
-    specs: Sequence[TaskSpec], action_masks: np.ndarray, observation_size: int, cfg: NetworkConfig
+    specs: Sequence[TaskSpec],
+    action_masks: np.ndarray,
+    observation_size: int,
+    cfg: NetworkConfig,
+    *,
+    decoder: bool = False,
 ) -> Networks:
     """Builds the bundle for a set of tasks.
 
@@ -122,6 +127,7 @@ def make_networks(
         action_masks: 1 for active action dims `[K, A]`.
         observation_size: Padded observation size O.
         cfg: Sizes; zeros are taken from the preset `cfg.size`.
+        decoder: Whether the world model decodes observations.
     """
     cfg = resolve_network(cfg, len(specs))
     world_model = WorldModel(
@@ -136,6 +142,7 @@ def make_networks(
         simplex_size=cfg.simplex_size,
         dropout=cfg.dropout,
         has_termination=any(spec.can_terminate for spec in specs),
+        decoded_size=observation_size if decoder else 0,
     )
     action_size = int(action_masks.shape[-1])
     return Networks(

@@ -1,4 +1,7 @@
-"""The implicit world model: encoder, dynamics, reward, termination and the Q ensemble."""
+"""The implicit world model: encoder, dynamics, reward, termination and the Q ensemble.
+
+A decoder of observations can be added for comparison; nothing but its own loss uses it.
+"""
 
 import flax.linen as nn
 import jax
@@ -9,7 +12,7 @@ from m3po_jax.networks.task_embedding import TaskEmbedding
 
 
 class WorldModel(nn.Module):
-    """Predicts outcomes, never an observation (ALGORITHM section 1).
+    """Predicts outcomes; without a decoder never an observation (ALGORITHM section 1).
 
     `a` is the executed action in [-1, 1] with inactive dimensions at zero, `e` the embedding.
 
@@ -25,6 +28,7 @@ class WorldModel(nn.Module):
         simplex_size: Group size of SimNorm.
         dropout: Dropout rate in the first Q layer.
         has_termination: Whether there is a termination head.
+        decoded_size: Observation size O of the decoder; 0 means no decoder.
     """
 
     num_tasks: int
@@ -38,6 +42,7 @@ class WorldModel(nn.Module):
     simplex_size: int
     dropout: float
     has_termination: bool
+    decoded_size: int = 0
 
     def setup(self) -> None:
         """Names the parts; the names are the keys of the parameter tree."""
@@ -53,6 +58,8 @@ class WorldModel(nn.Module):
         self.q = layers.ensemble(layers.MLP, self.num_q)(
             hidden, self.num_bins, dropout=self.dropout, zero_output=True
         )
+        if self.decoded_size:
+            self.decoder = layers.MLP(hidden, self.decoded_size)
 
     def embed(self, task_id: jax.Array) -> jax.Array:
         """Task ids `[...]` to embeddings `[..., E]`."""
@@ -82,6 +89,10 @@ class WorldModel(nn.Module):
         """Two-hot logits `[num_q, ..., bins]`; dropout is active while `train` is true."""
         return self.q(_join(z, a, e), train)
 
+    def decode(self, z: jax.Array, e: jax.Array) -> jax.Array:
+        """Symlog observations `[..., O]` of latents `[..., Z]`."""
+        return self.decoder(jnp.concatenate([z, e], axis=-1))
+
     def initialize(self, observation: jax.Array, a: jax.Array, task_id: jax.Array) -> None:
         """Touches every part once, so that `init` creates all parameters."""
         e = self.embed(task_id)
@@ -90,6 +101,8 @@ class WorldModel(nn.Module):
         self.q_logits(z, a, e)
         if self.has_termination:
             self.termination_logit(z, a, e)
+        if self.decoded_size:
+            self.decode(z, e)
 
 
 def _join(z: jax.Array, a: jax.Array, e: jax.Array) -> jax.Array:

@@ -75,7 +75,13 @@ class Experiment:
 def make_experiment(config: Config) -> Experiment:
     """Creates environments, networks and optimizers; computes nothing yet."""
     env = registry.make(config.tasks, config.env)
-    networks = make_networks(env.specs, env.action_mask, env.observation_size, config.network)
+    networks = make_networks(
+        env.specs,
+        env.action_mask,
+        env.observation_size,
+        config.network,
+        decoder=config.world_model.reconstruction_scale > 0.0,
+    )
     return Experiment(config, env, networks, make_optimizers(config))
 
 

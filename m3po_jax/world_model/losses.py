@@ -7,6 +7,7 @@ import optax
 from m3po_jax.config import WorldModelConfig
 from m3po_jax.networks.factory import Networks
 from m3po_jax.ops import returns, two_hot
+from m3po_jax.ops.symlog import symlog
 from m3po_jax.types import Params, Window
 from m3po_jax.world_model.imagine import imagine
 from m3po_jax.world_model.latent import TaskContext, WorldModelLatent
@@ -97,8 +98,8 @@ def world_model_losses(
         key: Consumed by dropout.
 
     Returns:
-        `consistency`, `reward`, `value` and (if some task terminates) `termination`, each `[W, B]`,
-        and the first latents `[B, Z]`.
+        `consistency`, `reward`, `value` and, where the model has these heads, `termination` and
+        `reconstruction`, each `[W, B]`, and the first latents `[B, Z]`.
     """
     e = networks.embed(params, window.task_id)
     actions = jnp.tanh(window.pre_tanh_action) * networks.action_mask(window.task_id)
@@ -122,6 +123,10 @@ def world_model_losses(
     if networks.world_model.has_termination:
         logit = networks.apply_model(params, "termination_logit", *inputs)
         losses["termination"] = optax.sigmoid_binary_cross_entropy(logit, window.termination)
+    if networks.world_model.decoded_size:
+        # DreamerV3's symlog squared error, summed over the observation (arXiv 2301.04104).
+        decoded = networks.apply_model(params, "decode", z_t, e_t)
+        losses["reconstruction"] = jnp.sum((decoded - symlog(window.observation)) ** 2, axis=-1)
     return losses, first
 
 
@@ -143,6 +148,7 @@ def total_loss(
         "reward": cfg.reward_scale,
         "value": cfg.value_scale,
         "termination": cfg.termination_scale,
+        "reconstruction": cfg.reconstruction_scale,
     }
     horizon = mask.shape[0]
     weight = mask * cfg.rho ** jnp.arange(horizon, dtype=jnp.float32)[:, None]

@@ -108,3 +108,37 @@ def test_like_casts_and_drops_weak_types():
         wrappers.like({"a": 1.0, "b": jnp.ones((3,))}, template)
     with pytest.raises(ValueError):
         wrappers.like({"a": 1.0}, template)
+
+
+def test_distractors_oscillate_and_leave_the_task_as_it_is():
+    wrapped = wrappers.Distractors(Counter(terminate_at=3), 4)
+    assert wrapped.observation_size == 5
+    state = wrapped.reset(jax.random.key(0))
+    phases = []
+    for count in (1.0, 2.0, 3.0):
+        previous = state
+        state = wrapped.step(state, jnp.zeros((1,)))
+        assert (state.observation[0], state.reward) == (count, count)
+        speed = np.asarray(state.physics[2])
+        np.testing.assert_array_equal(speed, previous.physics[2])
+        assert np.all((speed >= 0.05) & (speed < 0.5))
+        np.testing.assert_allclose(
+            state.observation[1:], np.sin(np.asarray(previous.physics[1]) + speed), rtol=1e-5
+        )
+        phases.append(np.asarray(state.physics[1]))
+    assert state.termination == 1.0
+    # Each has a phase and a speed of its own, and another reset draws others.
+    assert len(np.unique(phases[0])) == len(np.unique(speed)) == 4
+    other = wrapped.reset(jax.random.key(1))
+    assert np.all(np.asarray(other.observation[1:]) != np.sin(phases[0]))
+    with pytest.raises(ValueError, match="num_distractors must be at least 1, got 0"):
+        wrappers.Distractors(Counter(), 0)
+
+
+def test_distractors_are_an_option_of_every_task():
+    from m3po_jax import config
+    from m3po_jax.envs import registry
+
+    env = registry.make(("toy/TerminatingPole?distractors=3",), config.EnvConfig())
+    plain = registry.make(("toy/TerminatingPole",), config.EnvConfig())
+    assert env.observation_size == plain.observation_size + 3

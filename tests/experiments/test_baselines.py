@@ -21,7 +21,8 @@ from m3po_jax.policy import trust_region
 from m3po_jax.replay import buffer
 from m3po_jax.training import loop, policy_update, rollout, train_step, update
 from m3po_jax.training.checkpoint import Checkpointer
-from m3po_jax.types import Trajectory
+from m3po_jax.types import Trajectory, Window
+from m3po_jax.world_model import losses
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "configs" / "baselines"
@@ -142,6 +143,7 @@ def test_config_flag_loads_it_from_its_path_alone(name, monkeypatch, tmp_path):
         ("m3po", {}),
         ("m3po_no_bonus", {"exploration.beta_start": 0.0}),
         ("m3po_prior_acts", {"planner.collect": False}),
+        ("reconstruction", {"world_model.reconstruction_scale": 0.1}),
         ("m3po_no_trust_region", {"policy.trust_region": "none"}),
         ("m3po_real", {"policy.data": "real", "policy.planner_kl_scale": 0.1}),
         ("m3po_pathwise_kl", {"policy.objective": "pathwise", "policy.trust_region": "kl"}),
@@ -318,6 +320,54 @@ def test_tdmpc2_values_are_one_step_targets_of_the_worse_head(monkeypatch):
 
 
 # real surrogate data
+
+
+def test_reconstruction_decodes_observations_and_the_agent_does_not():
+    experiment = small("reconstruction")
+    agent, networks = random_agent(experiment), experiment.networks
+    params = agent.params.world_model
+    trajectory = trajectory_of(experiment)
+    window = Window(
+        observation=trajectory.observation[:3],
+        pre_tanh_action=trajectory.pre_tanh_action[:3],
+        reward=trajectory.reward[:3],
+        termination=trajectory.termination[:3],
+        next_observation=trajectory.next_observation[:3],
+        mask=trajectory.valid[:3],
+        task_id=trajectory.task_id[0],
+    )
+
+    def losses_of(params):
+        return losses.world_model_losses(
+            networks, params, window, jnp.zeros((3, B, 16)), window.reward, jax.random.key(0)
+        )[0]
+
+    found = losses_of(params)
+    # By hand: the first latent is the encoder's, the next ones are the model's own.
+    e = networks.embed(params, window.task_id)
+    a = jnp.tanh(window.pre_tanh_action) * networks.action_mask(window.task_id)
+    z = networks.encode(params, window.observation[0], e)
+    for t in range(3):
+        decoded = np.asarray(networks.apply_model(params, "decode", z, e))
+        symlog = np.sign(window.observation[t]) * np.log1p(np.abs(window.observation[t]))
+        np.testing.assert_allclose(
+            found["reconstruction"][t], ((decoded - symlog) ** 2).sum(-1), rtol=1e-4
+        )
+        z = networks.apply_model(params, "next_latent", z, a[t], e)
+    gradient = jax.grad(lambda p: jnp.sum(losses_of(p)["reconstruction"]))(params)
+    reached = {
+        name for name, part in gradient.items() if differs(part, jax.tree.map(jnp.zeros_like, part))
+    }
+    assert reached == {
+        "embedding",
+        "encoder",
+        "encoder_norm",
+        "dynamics",
+        "dynamics_norm",
+        "decoder",
+    }
+    plain = jax.eval_shape(small("m3po").init, jax.random.key(0)).agent.params.world_model
+    assert set(params) - set(plain) == {"decoder"}
 
 
 def test_real_data_carry_the_importance_weight_of_the_planner():
