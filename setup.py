@@ -40,6 +40,8 @@ setuptools.setup(
     extras_require={
         "test": TEST,
         "dev": [*TEST, "mypy", "pre-commit", "ruff"],
+        # rliable's arch does not import with pandas 3
+        "experiments": ["matplotlib", "pandas<3", "rliable>=1.2"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },

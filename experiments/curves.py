@@ -184,6 +184,44 @@ def draw(
     pyplot.close(figure)
 
 
+def draw_final(
+    rows: Sequence[Row], labels: Mapping[str, str], path: pathlib.Path, *, label: str
+) -> None:
+    """Draws final scores with intervals against settings that are numbers.
+
+    Args:
+        rows: The table.
+        labels: Agents to draw and their labels.
+        path: PNG to write.
+        label: What the settings count.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    settings = sorted({row["setting"] for row in rows}, key=int)
+    figure, axis = pyplot.subplots(figsize=(5.6, 3.8), layout="constrained")
+    for index, (agent, name) in enumerate(labels.items()):
+        color, marker = STYLES[index]
+        found = {s: curves(rows, s)[agent] for s in settings if agent in curves(rows, s)}
+        if not found:
+            continue
+        estimates = np.array([interval(curve[max(curve)]) for curve in found.values()])
+        # Side by side, so that intervals do not hide each other.
+        x = np.array([settings.index(s) for s in found]) + 0.06 * (index - len(labels) / 2)
+        errors = np.abs(estimates[:, 1:] - estimates[:, :1]).T
+        axis.errorbar(
+            x, estimates[:, 0], errors, color=color, marker=marker, lw=1.5, capsize=3, label=name
+        )
+    axis.set_xticks(range(len(settings)), settings)
+    axis.set(xlabel=label, ylabel="final normalised score, 95 % interval", ylim=(0.0, 1.0))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
 def _band(curve: Curve) -> tuple[list[float], list[float], list[float]]:
     """Low, estimate and high at the curve's steps, in their order."""
     estimates = [interval(curve[step]) for step in sorted(curve)]

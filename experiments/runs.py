@@ -40,11 +40,12 @@ class Run:
     """One training run.
 
     Attributes:
-        agent: A config of `experiments/configs/baselines`, which names the curve.
+        agent: A config of `experiments/configs/baselines`.
         setting: What else distinguishes it, as the task set or the number of environments.
         seed: The seed.
         tasks: Registry names.
         overrides: Settings that differ from the config, as `train.total_env_steps`.
+        variant: Name of the curve where it is not the agent's.
     """
 
     agent: str
@@ -52,11 +53,17 @@ class Run:
     seed: int
     tasks: tuple[str, ...]
     overrides: tuple[tuple[str, Any], ...] = ()
+    variant: str = ""
+
+    @property
+    def curve(self) -> str:
+        """The name in the table's column `agent`."""
+        return self.variant or self.agent
 
     @property
     def name(self) -> str:
         """Folder of the run under the experiment's."""
-        return f"{self.agent}-{self.setting}-{self.seed}"
+        return f"{self.curve}-{self.setting}-{self.seed}".replace(" ", "_")
 
     def command(self, workdir: pathlib.Path) -> list[str]:
         """The command line that makes or resumes the run."""
@@ -105,7 +112,7 @@ def execute(
     """Makes the runs that `table` does not hold to their end, one process per core at a time."""
     rows = {key_of(row): row for row in read_table(table)}
     done = {run_of(row) for row in rows.values() if row["finished"] == "yes"}
-    missing = [run for run in runs if (run.agent, run.setting, str(run.seed)) not in done]
+    missing = [run for run in runs if (run.curve, run.setting, str(run.seed)) not in done]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are in {table}", flush=True)
     if not (missing and cores):
         return
@@ -165,7 +172,7 @@ def rows_of(run: Run, workdir: pathlib.Path) -> list[Row]:
     for record in evaluations:
         for task, result in record["tasks"].items():
             values = {
-                "agent": run.agent,
+                "agent": run.curve,
                 "setting": run.setting,
                 "seed": run.seed,
                 "env_steps_per_task": round(record["env_steps_per_task"]),

@@ -8,6 +8,8 @@ m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite]
 --workdir=DIR       where everything is written; one that holds this run resumes it, one that
                     holds another run is refused
 --overwrite         deletes the run in the workdir and starts anew
+--debug             asserts in every iteration that observations, actions, targets, losses and
+                    gradients are finite and in range; slower, ends at the first that is not
 
 SIGTERM and SIGINT (Ctrl-C) finish the iteration and save; the same command goes on from there.
 """
@@ -33,7 +35,7 @@ def main() -> None:
         command_line.use_compile_cache()
         from m3po_jax.training import loop
 
-        loop.train_and_evaluate(config, run_folder.path, stop=stop)
+        loop.train_and_evaluate(config, run_folder.path, stop=stop, debug=FLAGS.debug)
 
 
 def run() -> None:
@@ -41,6 +43,7 @@ def run() -> None:
     command_line.define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_bool("overwrite", False, "Delete the run in the workdir and start anew.")
+    flags.DEFINE_bool("debug", False, "Assert inside the iteration that numbers are sound.")
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.run(main, __doc__)
 

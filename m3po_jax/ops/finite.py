@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from m3po_jax.ops import checks
+from m3po_jax.ops.checks import count_by_path
+
 Tree = TypeVar("Tree")
 # (module, number of values that are not finite in each loss, the same for each gradient leaf)
 Observer = Callable[[str, dict[str, int], dict[str, int]], None]
@@ -24,6 +27,8 @@ def is_finite(module: str, losses: Mapping[str, jax.Array], gradient: Any) -> ja
         losses: Losses by name, `[]` each.
         gradient: Pytree of arrays.
     """
+    checks.check_finite(f"losses of {module}", dict(losses))
+    checks.check_finite(f"gradient of {module}", gradient)
     if _observer is not None:
         observer = _observer
 
@@ -50,16 +55,6 @@ def keep_finite(new: Tree, old: Tree) -> Tree:
     for leaf in jax.tree.leaves(new):
         finite &= jnp.all(jnp.isfinite(leaf))
     return select(finite, new, old)
-
-
-def count_by_path(tree: Any) -> dict[str, jax.Array]:
-    """The number of values that are not finite `[]` in each floating leaf, by its path."""
-    counts = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            counts[name] = jnp.sum(~jnp.isfinite(leaf))
-    return counts
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -87,6 +87,20 @@ class FaultWatch:
             f"  python -m m3po_jax.cli.replay_fault {self._folder}\n"
             "The same command goes on from the last checkpoint; with a larger "
             "--config.train.max_skipped_updates it tolerates more."
+        )
+
+    def end(self, iteration: int, state: Any, meta: Mapping[str, Any], what: str) -> NoReturn:
+        """Ends the run because an assertion failed in the iteration that began with `state`.
+
+        Raises:
+            NumericsError: Always; it says `what` failed.
+        """
+        self.save_state(iteration, state, meta)
+        raise NumericsError(
+            f"{what}. It came in iteration {iteration + 1}, whose start is in {self._folder}; "
+            f"see its losses and gradients with\n  python -m m3po_jax.cli.replay_fault "
+            f"{self._folder}\nThe same command goes on from the last checkpoint; without --debug "
+            "such an update is left out and counted."
         )
 
     def _remove(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from m3po_jax.config import Config
-from m3po_jax.ops import finite
+from m3po_jax.ops import checks, finite
 from m3po_jax.training import loop
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.fault import skipped_modules
@@ -33,7 +33,7 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
         raise CheckpointError(f"{folder} holds no state; it is no bundle of a stopped run")
     state, _ = restored
     lines = [f"iteration {int(state.iteration)}, updates done before it: {int(state.updates)}"]
-    before = _nonzero(jax.device_get(finite.count_by_path(state)))
+    before = _nonzero(jax.device_get(checks.count_by_path(state)))
     lines.append(f"not finite in the start state: {_listed(before) or 'nothing'}")
 
     steps: dict[str, int] = {}
@@ -49,9 +49,7 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
                 f"  gradient leaves: {_listed(bad_leaves) or 'all finite'}"
             )
 
-    step = make_train_step(
-        experiment.env, experiment.networks, experiment.optimizers, experiment.config
-    )
+    step = make_train_step(*experiment.parts)
     with finite.observed(observe):
         _, metrics = jax.block_until_ready(jax.jit(step)(state))
         jax.effects_barrier()

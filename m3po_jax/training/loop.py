@@ -15,6 +15,7 @@ from m3po_jax.config import Config, ConfigError
 from m3po_jax.envs import registry, scores
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import Networks, make_networks
+from m3po_jax.ops import checks
 from m3po_jax.replay import buffer
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.evaluate import Episodes, evaluate
@@ -52,6 +53,11 @@ class Experiment:
     env: MultiTaskEnv
     networks: Networks
     optimizers: Optimizers
+
+    @property
+    def parts(self) -> tuple[MultiTaskEnv, Networks, Optimizers, Config]:
+        """What `make_train_step` binds."""
+        return self.env, self.networks, self.optimizers, self.config
 
     def init(self, key: jax.Array) -> TrainState:
         """State before the first step. The key is consumed."""
@@ -133,6 +139,7 @@ def train_and_evaluate(
     workdir: str | os.PathLike[str],
     *,
     stop: Callable[[], bool] = lambda: False,
+    debug: bool = False,
 ) -> dict[str, Any]:
     """Trains until `total_env_steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -141,6 +148,8 @@ def train_and_evaluate(
         workdir: Folder of the run, opened with `workdir.open_workdir`.
         stop: Asked once before the first iteration and after each; true saves and stops, as
             `preemption.stop_on_signals` does on a signal. `threading.Event().is_set` fits.
+        debug: Whether to assert in every iteration that observations, actions, targets, losses and
+            gradients are finite and in range. The first that is not ends the run.
 
     Returns:
         The last evaluation, as in eval.jsonl.
@@ -148,7 +157,8 @@ def train_and_evaluate(
     Raises:
         CheckpointError: A checkpoint cannot be read or written, or all were removed.
         MetricsError: A metrics file is damaged, of another version or cannot be written.
-        NumericsError: Losses or gradients were not finite too many iterations in a row.
+        NumericsError: Losses or gradients were not finite too many iterations in a row, or with
+            `debug` an assertion failed.
         Preempted: `stop` was true; the run is saved and goes on when called again.
     """
     experiment = make_experiment(config)
@@ -158,7 +168,7 @@ def train_and_evaluate(
         if run.finished and not run.lacks_evaluation:
             progress.say(f"The run in {workdir} is done: {run.env_steps:,} env steps.")
         else:
-            run.train(stop)
+            run.train(stop, debug=debug)
     record = read_evaluations(workdir)[-1]
     progress.say(evaluation_table(record))
     return record
@@ -259,7 +269,7 @@ class _Run:
         done = records and records[-1]["env_steps"] == self.env_steps
         return self._due(self._experiment.config.train.eval_every) and not done
 
-    def train(self, stop: Callable[[], bool]) -> None:
+    def train(self, stop: Callable[[], bool], *, debug: bool) -> None:
         """Trains to the end of the budget or until `stop()`."""
         cfg = self._experiment.config.train
         evaluator = Evaluator(self._experiment, episodes=cfg.eval_episodes)
@@ -270,7 +280,7 @@ class _Run:
             self._evaluate(evaluator)
         if self.finished:
             return
-        step = self._compiled_step()
+        step = self._checked_step() if debug else self._compiled_step()
         # Before the first step, so that a stop never waits for this.
         compile_evaluation = functools.partial(evaluator.compile, policy=cfg.eval_policy)
         self._timed("the evaluation", lambda: compile_evaluation(self._state.agent))
@@ -308,12 +318,22 @@ class _Run:
         return self.finished or (before >= 0 and _crosses(before, self.env_steps, every))
 
     def _compiled_step(self) -> Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]:
-        experiment = self._experiment
-        step = make_train_step(
-            experiment.env, experiment.networks, experiment.optimizers, experiment.config
-        )
+        step = make_train_step(*self._experiment.parts)
         lowered = jax.jit(step, donate_argnums=0).lower(self._state)
         return self._timed("the training step", lowered.compile)
+
+    def _checked_step(self) -> Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]:
+        """The step with its assertions; it keeps the state before, so nothing is donated."""
+        step = jax.jit(checks.checked(make_train_step(*self._experiment.parts)))
+        compiled = self._timed("the training step with assertions", step.lower(self._state).compile)
+
+        def run(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
+            error, result = compiled(state)
+            if (what := error.get()) is not None:
+                self._faults.end(self._iteration, state, self._meta(), what)
+            return result
+
+        return run
 
     def _meta(self) -> dict[str, Any]:
         return {"wall_seconds": self._wall_seconds(), "env_steps": self.env_steps}

@@ -8,7 +8,7 @@ import optax
 
 from m3po_jax.config import Config
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import distributions, finite, policy_gradient, returns, statistics
+from m3po_jax.ops import checks, distributions, finite, policy_gradient, returns, statistics
 from m3po_jax.policy import trust_region
 from m3po_jax.policy.trust_region import Gaussians
 from m3po_jax.training.rollout import exploration_values
@@ -145,6 +145,7 @@ def policy_update(
     cfg: Config,
 ) -> tuple[AgentState, Metrics]:
     """One trust-region update of the policy with the likelihood-ratio surrogate."""
+    checks.check_finite("policy, samples and advantages", data)
     clip = cfg.policy.clip_epsilon if cfg.policy.trust_region == "clip" else None
 
     def loss_fn(params: Params, batch: PolicyData, key: jax.Array) -> tuple[jax.Array, jax.Array]:

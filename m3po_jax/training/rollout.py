@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from m3po_jax.config import Config
 from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import two_hot
+from m3po_jax.ops import checks, two_hot
 from m3po_jax.ops.observation_moments import normalize_observation
 from m3po_jax.planning import mppi, warm_start
 from m3po_jax.training.state import AgentState, RolloutState
@@ -187,6 +187,7 @@ def collect(
             carry.plan_mean,
             env.env_keys(key),
         )
+        checks.check_finite("collecting, action and its distribution", actions)
         env_state, timestep = env.step(carry.env, pool, jnp.tanh(actions.u))
         ended = jnp.maximum(timestep.termination, timestep.truncation)
         plan_mean = warm_start.reset_where(warm_start.shift(actions.plan_mean), ended)

@@ -8,7 +8,7 @@ import optax
 
 from m3po_jax.config import Config
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import finite, returns, statistics, two_hot
+from m3po_jax.ops import checks, finite, returns, statistics, two_hot
 from m3po_jax.ops.minibatches import minibatches
 from m3po_jax.policy import exploration
 from m3po_jax.training.rollout import exploration_values, perceive
@@ -67,6 +67,10 @@ def world_model_update(
         value_target = world_model_losses.td_targets(*args)
     else:
         value_target = world_model_losses.lambda_targets(*args, cfg=cfg.world_model)
+    checks.check_finite("world model, replayed steps", window)
+    checks.check_range("world model, replayed termination", window.termination, 0.0, 1.0)
+    checks.check_finite("world model, latents of the next observations", z_target)
+    checks.check_finite("world model, value targets", value_target)
 
     def loss_fn(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
         losses, first = world_model_losses.world_model_losses(
@@ -113,6 +117,8 @@ def critic_update(
         in_axes=1,
         out_axes=1,
     )(trajectory.reward, discount * (1.0 - trajectory.termination), next_value, continues)
+
+    checks.check_finite("critic, lambda-returns", target)
 
     def loss_fn(params: Params, batch: Any) -> jax.Array:
         z, e, target, valid = batch
@@ -165,6 +171,8 @@ def exploration_update(
 
     next_mean, _ = model.policy(z_next, context)
     next_value = exploration_values(networks, agent.target_exploration, z_next, next_mean, context)
+    largest = cfg.exploration.max_bonus
+    checks.check_range("exploration, bonus", bonus, -largest, largest)
     target = bonus + cfg.exploration.discount * (1.0 - trajectory.termination) * next_value
 
     def loss_fn(params: Params, batch: Any) -> jax.Array:

@@ -290,8 +290,9 @@ def test_lost_checkpoints_are_no_new_start(environment, whole, tmp_path):
     assert (folder / "metrics.csv").read_bytes() == before
 
 
-def test_poisoned_data_stop_the_run_with_a_bundle_that_replays(environment, whole, tmp_path):
-    """Every reward in replay becomes NaN; the fault is found again in another process."""
+@pytest.fixture
+def poisoned(whole, tmp_path):
+    """Folder of a run that stopped half-way and in whose replay every reward is NaN."""
     source = tmp_path / "source"
     shutil.copytree(whole, source)
     steps = sorted(int(child.name) for child in (source / "checkpoints").iterdir())
@@ -305,6 +306,11 @@ def test_poisoned_data_stop_the_run_with_a_bundle_that_replays(environment, whol
     shutil.copy(whole / "config.json", folder)
     with Checkpointer(folder) as checkpointer:
         checkpointer.save(int(state.iteration), state, meta)
+    return folder
+
+
+def test_poisoned_data_stop_the_run_with_a_bundle_that_replays(environment, poisoned):
+    folder = poisoned
     flags = ["--config.train.max_skipped_updates=2"]
     code, _, err = finish(train(environment, folder, *flags))
     assert code == NUMERICS, err
@@ -323,3 +329,13 @@ def test_poisoned_data_stop_the_run_with_a_bundle_that_replays(environment, whol
     losses = out.split("losses: ")[1].splitlines()[0].split(", ")
     assert {"total", "reward"} <= set(losses)
     assert "consistency" not in losses
+
+
+def test_debug_ends_at_the_first_assertion_that_fails(environment, poisoned):
+    code, _, err = finish(train(environment, poisoned, "--debug"))
+    assert code == NUMERICS, err
+    assert err.count("error: ") == 1 and "Traceback" not in err
+    assert "world model, replayed steps:" in err and "values are not finite" in err
+    code, out, err = finish(start(environment, "replay_fault", str(poisoned / "fault")))
+    assert code == 0, err
+    assert "not finite in the start state: replay/data/reward" in out

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3po_jax.ops import finite
+from m3po_jax.ops import checks, finite
 
 BAD = [jnp.nan, jnp.inf, -jnp.inf]
 
@@ -70,4 +70,4 @@ def test_the_observer_sees_every_step_of_a_loop_in_order():
 
 def test_counts_name_leaves_and_leave_out_integers():
     tree = {"a": jnp.array([1.0, jnp.nan, jnp.inf]), "b": jnp.arange(3), "key": jax.random.key(0)}
-    assert {k: int(v) for k, v in finite.count_by_path(tree).items()} == {"a": 2}
+    assert {k: int(v) for k, v in checks.count_by_path(tree).items()} == {"a": 2}

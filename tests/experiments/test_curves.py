@@ -1,0 +1,78 @@
+"""Statistics of experiments, against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+
+from experiments import curves
+
+pytest.importorskip("rliable", reason="pip install -e '.[experiments]'")
+
+
+def row(agent, seed, step, task, score, setting="s"):
+    return {
+        "agent": agent,
+        "setting": setting,
+        "seed": str(seed),
+        "env_steps_per_task": str(step),
+        "task": task,
+        "normalized": str(score),
+    }
+
+
+ROWS = [
+    row("a", seed, step, task, base + 0.1 * seed)
+    for seed in (0, 1)
+    for step, base in ((100, 0.2), (200, 0.6), (300, 0.8))
+    for task in ("x", "y")
+]
+
+
+def test_curves_hold_seeds_by_tasks_at_steps_that_all_seeds_have():
+    unfinished = [row("b", 0, 100, "x", 0.1), row("b", 1, 100, "x", 0.3), row("b", 0, 200, "x", 1)]
+    found = curves.curves([*ROWS, *unfinished, row("c", 0, 1, "x", 1.0, "other")], "s")
+    assert set(found) == {"a", "b"}
+    np.testing.assert_allclose(found["a"][200], [[0.6, 0.6], [0.7, 0.7]])
+    assert list(found["b"]) == [100]
+
+
+def test_steps_to_is_the_first_evaluation_that_reaches_the_score():
+    curve = curves.curves(ROWS, "s")["a"]  # means 0.25, 0.65, 0.85
+    assert curves.steps_to(curve, 0.25) == 100
+    assert curves.steps_to(curve, 0.5) == 200
+    assert curves.steps_to(curve, 0.9) is None
+
+
+def test_interval_encloses_the_mean_and_one_seed_has_none():
+    scores = np.array([[0.0], [0.5], [1.0]])
+    estimate, low, high = curves.interval(scores)
+    # Resampled means of three lie in {0, 1/6, ..., 1}; 2.5 % of them are at most 0 (1/27).
+    assert estimate == pytest.approx(0.5)
+    assert low == pytest.approx(0.0) and high == pytest.approx(1.0)
+    assert curves.interval(np.ones((4, 2)))[1:] == (1.0, 1.0)
+    assert np.all(np.isnan(curves.interval(np.ones((1, 2)))[1:]))
+
+
+def test_interquartile_mean_leaves_out_the_extremes():
+    scores = np.array([[0.0], [0.4], [0.6], [9.0]])
+    assert curves.interval(scores, "iqm")[0] == pytest.approx(0.5)
+
+
+def test_difference_has_the_sign_of_a_minus_b():
+    a, b = np.full((3, 2), 0.9), np.full((5, 2), 0.4)
+    assert curves.difference(a, b) == pytest.approx((0.5, 0.5, 0.5))
+    estimate, low, high = curves.difference(np.array([[0.0], [1.0]]), np.array([[0.5], [0.5]]))
+    assert estimate == 0.0 and low == -0.5 and high == 0.5
+
+
+def test_summary_and_figures_are_written(tmp_path):
+    lines = curves.summary(ROWS)
+    assert len(lines) == 1
+    assert lines[0]["mean"] == "0.850" and lines[0]["steps_to_50_percent"] == "200"
+    assert lines[0]["steps_to_80_percent"] == "300" and lines[0]["seeds"] == "2"
+    curves.write_summary(lines, tmp_path / "summary.csv")
+    assert (tmp_path / "summary.csv").read_text().startswith("setting,agent,seeds")
+    curves.draw(ROWS, {"s": "title"}, tmp_path / "curve.png", labels={"a": "A", "missing": "B"})
+    numbered = [{**r, "setting": n} for r in ROWS for n in ("1", "8")]
+    curves.draw_final(numbered, {"a": "A"}, tmp_path / "final.png", label="environments")
+    for name in ("curve.png", "final.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

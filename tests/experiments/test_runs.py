@@ -1,0 +1,136 @@
+"""The table of an experiment's runs: what is made, resumed, kept and left alone."""
+
+import csv
+import json
+import pathlib
+import sys
+
+import pytest
+
+from experiments import ablation, distractors, parallelism, runs, sample_efficiency
+from m3po_jax.config import from_config_dict
+from m3po_jax.config_validation import validate
+
+RUN = runs.Run("m3po", "two", 3, ("toy/PointReachA", "toy/PointReachB"))
+
+
+def write_workdir(folder: pathlib.Path, steps, total=200, commit="abc"):
+    """What a run of two tasks leaves behind after evaluations at `steps` env steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "train": {"total_env_steps": total, "updates_per_transition": 1.0},
+        "env": {"num_envs": 4, "action_repeat": 2},
+    }
+    settings = {"config": config, "commit": commit, "versions": {"jax": "0.0"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    result = {"return_mean": 12.5, "return_std": 1.0, "episodes": 8, "normalized": 0.25}
+    lines = [
+        json.dumps(
+            {
+                "env_steps": step,
+                "env_steps_per_task": step / 2,
+                "wall_seconds": 1.5,
+                "policy": "planner",
+                "tasks": {task: result for task in RUN.tasks},
+            }
+        )
+        for step in steps
+    ]
+    (folder / "eval.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_rows_hold_every_evaluation_and_task(tmp_path):
+    write_workdir(tmp_path, [100, 200])
+    rows = runs.rows_of(RUN, tmp_path)
+    assert [(row["env_steps_per_task"], row["task"]) for row in rows] == [
+        ("50", "toy/PointReachA"),
+        ("50", "toy/PointReachB"),
+        ("100", "toy/PointReachA"),
+        ("100", "toy/PointReachB"),
+    ]
+    assert {row["finished"] for row in rows} == {"yes"}
+    assert rows[0]["return_mean"] == "12.5" and rows[0]["normalized"] == "0.25"
+    assert list(rows[0]) == list(runs.COLUMNS)
+    write_workdir(tmp_path, [100])
+    assert {row["finished"] for row in runs.rows_of(RUN, tmp_path)} == {"no"}
+
+
+@pytest.fixture
+def fake_training(monkeypatch, tmp_path):
+    """Replaces the training process by one that writes a workdir at once; lists the calls."""
+    calls = []
+
+    def train(run, workdir, core):
+        calls.append((run.name, core))
+        if run.seed == 13:
+            return "ended with exit code 1"
+        write_workdir(workdir, [100, 200])
+        return None
+
+    monkeypatch.setattr(runs, "_train", train)
+    return calls
+
+
+def test_only_missing_runs_are_made_and_old_rows_stay(fake_training, tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    other = runs.Run("ppo", "two", 3, RUN.tasks)
+    runs.execute([RUN], table, tmp_path / "a", cores=[0])
+    # On another machine, without the workdir of the first run.
+    runs.execute([RUN, other], table, tmp_path / "b", cores=[0, 1])
+    assert [name for name, _ in fake_training] == ["m3po-two-3", "ppo-two-3"]
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {runs.run_of(row) for row in rows} == {("m3po", "two", "3"), ("ppo", "two", "3")}
+    assert len(rows) == 8
+    assert "2 of 2 runs" not in capsys.readouterr().out
+    runs.execute([RUN, other], table, tmp_path / "b", cores=[0])
+    assert len(fake_training) == 2
+    assert "2 of 2 runs are in" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(fake_training, tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    bad = runs.Run("m3po", "two", 13, RUN.tasks)
+    runs.execute([bad, RUN], table, tmp_path, cores=[0])
+    assert {row["seed"] for row in runs.read_table(table)} == {"3"}
+    assert "m3po-two-13: ended with exit code 1" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_is_taken_up_again(fake_training, tmp_path):
+    table = tmp_path / "table.csv"
+    write_workdir(tmp_path / "partial", [100])
+    runs.write_table(table, runs.rows_of(RUN, tmp_path / "partial"))
+    runs.execute([RUN], table, tmp_path, cores=[0])
+    assert [name for name, _ in fake_training] == ["m3po-two-3"]
+    assert {row["finished"] for row in runs.read_table(table)} == {"yes"}
+
+
+def test_the_command_is_a_training_command():
+    run = runs.Run("tdmpc2", "x", 4, ("toy/PointReachA",), (("train.log_every", 3),), "tdmpc2 b")
+    command = run.command(pathlib.Path("/w"))
+    assert command[:3] == [sys.executable, "-m", "m3po_jax.cli.train"]
+    assert command[3:] == [
+        "--config=experiments/configs/baselines/tdmpc2.py:toy/PointReachA",
+        "--workdir=/w",
+        "--config.seed=4",
+        "--config.train.log_every=3",
+    ]
+    assert run.name == "tdmpc2_b-x-4"
+
+
+@pytest.mark.parametrize(
+    ("module", "count"),
+    [(sample_efficiency, 39), (parallelism, 33), (ablation, 21), (distractors, 18)],
+)
+def test_every_run_of_the_experiments_is_valid(module, count):
+    import importlib
+
+    assert len({run.name for run in module.RUNS}) == len(module.RUNS) == count
+    for run in module.RUNS:
+        config = importlib.import_module(f"experiments.configs.baselines.{run.agent}").get_config(
+            ",".join(run.tasks)
+        )
+        for key, value in run.overrides:
+            part, _, name = key.partition(".")
+            config[part][name] = value
+        validate(from_config_dict(config))
