@@ -49,6 +49,7 @@ setuptools.setup(
         "console_scripts": [
             "m3po-train = m3po_jax.cli.train:run",
             "m3po-evaluate = m3po_jax.cli.evaluate:run",
+            "m3po-tasks = m3po_jax.cli.tasks:run",
         ]
     },
     classifiers=[

@@ -208,7 +208,7 @@ def test_task_options_count_in_the_load():
     assert load == config_validation.Load((2, 8), 80, 8 * (2 * 1 + 8 * 4))
 
 
-@pytest.mark.parametrize("name", ["classic", "toy"])
+@pytest.mark.parametrize("name", ["brax8", "classic", "dmc25", "mixed20", "toy"])
 def test_our_config_files_are_valid_and_only_differ(name):
     module = importlib.import_module(f"experiments.configs.{name}")
     cfg = module.get_config()

@@ -19,6 +19,7 @@ from brax import fluid
 from mujoco_playground import dm_control_suite
 
 from m3po_jax.envs import playground_adapter, registry
+from m3po_jax.envs.catalog import CATALOG
 
 
 class TestJax:
@@ -86,7 +87,7 @@ class TestJax:
 
 
 class TestPlayground:
-    @pytest.mark.parametrize("name", registry.DMC_NAMES)
+    @pytest.mark.parametrize("name", CATALOG["dmc"])
     def test_defaults_of_every_task(self, name):
         cfg = dm_control_suite.get_default_config(name)
         assert cfg.impl == "warp"  # NVIDIA only, hence our default impl=jax
@@ -112,7 +113,7 @@ class TestPlayground:
 
     def test_reacher_loads_whatever_the_version(self):
         version = mujoco.__version__
-        env = playground_adapter.PlaygroundEnvironment("ReacherEasy", impl="jax")
+        env = playground_adapter.make_dmc("ReacherEasy", impl="jax")
         assert (env.observation_size, env.action_size) == (6, 2)
         assert mujoco.__version__ == version
 
@@ -124,7 +125,7 @@ class TestPlayground:
         assert callable(mjx_env.ensure_menagerie_exists)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", registry.DMC_NAMES)
+    @pytest.mark.parametrize("name", CATALOG["dmc"])
     def test_every_task_has_unit_actions(self, name):
         env = playground_adapter.PlaygroundEnvironment(name, impl="jax")
         limits = env._env.mj_model.actuator_ctrlrange
@@ -161,7 +162,7 @@ class TestBrax:
             assert ("ctrl_range" in inspect.getsource(kind.step)) == (name in scaled)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", [n for n in registry.BRAX_NAMES if n != "fast"])
+    @pytest.mark.parametrize("name", [n for n in CATALOG["brax"] if n != "fast"])
     def test_other_actuators_are_unit(self, name):
         environment = registry.make_env(registry.parse_task(f"brax/{name}"))._env
         limits = np.asarray(environment.sys.actuator.ctrl_range)

@@ -9,19 +9,32 @@ import jax.numpy as jnp
 from brax import envs, fluid
 
 from m3po_jax.envs import base, wrappers
+from m3po_jax.envs.catalog import CATALOG
 
-EPISODE_LENGTH = 1000
-# The tasks whose `done` can become 1 (read in their sources, and held by a test).
-TERMINATING = frozenset(
-    {
-        "ant",
-        "hopper",
-        "humanoid",
-        "inverted_double_pendulum",
-        "inverted_pendulum",
-        "walker2d",
-    }
-)
+
+def make(env_name: str, *, backend: str | None) -> "BraxEnvironment":
+    """Loads a task of Brax's registry.
+
+    Args:
+        env_name: Its name, for example `ant`.
+        backend: Physics: `spring`, `generalized`, `positional` or `mjx`; None for `fast`, which
+            has none.
+    """
+    if env_name == "swimmer":
+        _restore_clip_keyword()
+    options = {} if backend is None else {"backend": backend}
+    with warnings.catch_warnings():
+        # Brax says at every load that it is no longer developed; the README says it once.
+        warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
+        environment = envs.get_environment(env_name, **options)
+    facts = CATALOG["brax"][env_name]
+    assert facts.episode_length is not None
+    return BraxEnvironment(
+        environment,
+        name=env_name,
+        episode_length=facts.episode_length,
+        can_terminate=facts.can_terminate,
+    )
 
 
 class BraxEnvironment:
@@ -31,32 +44,34 @@ class BraxEnvironment:
     [-1, 1] are scaled to the actuators inside those tasks whose actuators have another range.
     """
 
-    episode_length = EPISODE_LENGTH
-
-    def __init__(self, env_name: str, *, backend: str | None):
-        """Loads the task.
+    def __init__(
+        self,
+        environment: envs.Env,
+        *,
+        name: str,
+        episode_length: int,
+        can_terminate: bool,
+        observation_key: str | None = None,
+    ):
+        """Wraps an environment.
 
         Args:
-            env_name: Name in Brax's registry, for example `ant`.
-            backend: Physics: `spring`, `generalized`, `positional` or `mjx`; None for `fast`,
-                which has none.
+            environment: Brax's, without its training wrappers.
+            name: For messages.
+            episode_length: Control steps until truncation.
+            can_terminate: Whether `done` can become 1.
+            observation_key: Which entry to take where the observation is a dictionary.
 
         Raises:
-            ValueError: If the observation of the task is not flat.
+            ValueError: If the observation, or the entry of it, is not one flat array.
         """
-        if env_name == "swimmer":
-            _restore_clip_keyword()
-        options = {} if backend is None else {"backend": backend}
-        with warnings.catch_warnings():
-            # Brax says at every load that it is no longer developed; the README says it once.
-            warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
-            self._env = envs.get_environment(env_name, **options)
-        self.can_terminate = env_name in TERMINATING
-        self.action_size = int(self._env.action_size)
-        self._template = jax.eval_shape(self._env.reset, jax.random.key_data(jax.random.key(0)))
-        if not hasattr(self._template.obs, "shape") or len(self._template.obs.shape) != 1:
-            raise ValueError(f"{env_name}: the observation is not one flat array")
-        self.observation_size = int(self._template.obs.shape[0])
+        self._env = environment
+        self.episode_length = episode_length
+        self.can_terminate = can_terminate
+        self.action_size = int(environment.action_size)
+        self._template = jax.eval_shape(environment.reset, jax.random.key_data(jax.random.key(0)))
+        self._observation = wrappers.ObservationPart(name, self._template.obs, observation_key)
+        self.observation_size = self._observation.size
 
     def reset(self, key: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
@@ -64,10 +79,10 @@ class BraxEnvironment:
 
     def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
         """Advances by one control step; see `Environment.step`."""
-        pipeline_state, info = state.physics
+        pipeline_state, info, parts = state.physics
         library_state = envs.State(
             pipeline_state=pipeline_state,
-            obs=state.observation,
+            obs=self._observation.whole(state.observation, parts),
             reward=state.reward,
             done=jnp.zeros((), jnp.float32),
             # The task overwrites the metrics in place, so it gets a dictionary of its own.
@@ -79,12 +94,14 @@ class BraxEnvironment:
     def _strip(self, library_state: Any) -> base.EnvState:
         """Keeps what the next step needs, in constant dtypes."""
         template = self._template
+        observation, parts = self._observation.split(wrappers.like(library_state.obs, template.obs))
+        pipeline_state, info = wrappers.like(
+            (library_state.pipeline_state, library_state.info),
+            (template.pipeline_state, template.info),
+        )
         return base.EnvState(
-            physics=wrappers.like(
-                (library_state.pipeline_state, library_state.info),
-                (template.pipeline_state, template.info),
-            ),
-            observation=wrappers.like(library_state.obs, template.obs),
+            physics=(pipeline_state, info, parts),
+            observation=observation,
             reward=jnp.asarray(library_state.reward, jnp.float32),
             termination=jnp.asarray(library_state.done, jnp.float32),
         )

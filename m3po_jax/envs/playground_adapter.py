@@ -1,7 +1,7 @@
-"""DM Control tasks of MuJoCo Playground (MJX) as `Environment`."""
+"""Tasks of MuJoCo Playground (MJX) as `Environment`."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,41 +9,92 @@ import jax.numpy as jnp
 import mujoco
 import mujoco_playground
 import numpy as np
-from mujoco_playground import dm_control_suite
+from mujoco_playground import dm_control_suite, locomotion, manipulation
 
 from m3po_jax.envs import base, wrappers
 
 
-class PlaygroundEnvironment:
-    """One DM Control task.
+def make_dmc(env_name: str, *, impl: str) -> "PlaygroundEnvironment":
+    """Loads a task of the DM Control suite.
 
-    These tasks never terminate: Playground's `done` means that the state holds a NaN. The adapter
+    Args:
+        env_name: Its name, for example `CartpoleSwingup`.
+        impl: MJX implementation: `jax` (everywhere) or `warp` (NVIDIA GPUs).
+
+    Raises:
+        ValueError: If actions of the task are not in [-1, 1].
+    """
+    with _comparable_mujoco_version():
+        environment = dm_control_suite.load(env_name, config_overrides={"impl": impl})
+    limits = environment.mj_model.actuator_ctrlrange
+    if not np.array_equal(limits, np.tile([-1.0, 1.0], (len(limits), 1))):
+        raise ValueError(f"{env_name}: actions are not in [-1, 1] but in {limits.tolist()}")
+    length = int(dm_control_suite.get_default_config(env_name).episode_length)
+    return PlaygroundEnvironment(
+        environment, name=env_name, episode_length=length, can_terminate=False
+    )
+
+
+def make_robot(
+    env_name: str, *, impl: str, observation_key: str | None = None
+) -> "PlaygroundEnvironment":
+    """Loads a locomotion or manipulation task; its meshes must be there already.
+
+    Args:
+        env_name: Its name, for example `Go1JoystickFlatTerrain`.
+        impl: As for `make_dmc`.
+        observation_key: Which part of the observation the agent sees; what a robot's own sensors
+            tell (`state`) if not given.
+    """
+    suite = locomotion if env_name in locomotion.ALL_ENVS else manipulation
+    settings = suite.get_default_config(env_name)
+    overrides = {"impl": impl} if "impl" in settings else {}
+    environment = suite.load(env_name, config_overrides=overrides)
+    is_dictionary = isinstance(environment.observation_size, Mapping)
+    return PlaygroundEnvironment(
+        environment,
+        name=env_name,
+        episode_length=int(settings.episode_length),
+        can_terminate=True,
+        observation_key=observation_key or ("state" if is_dictionary else None),
+    )
+
+
+class PlaygroundEnvironment:
+    """One MJX environment of MuJoCo Playground's kind.
+
+    DM Control tasks never terminate: there `done` means that the state holds a NaN. The adapter
     turns it into a NaN reward, the sign of a fault, even where no NaN reached the observation.
     """
 
-    can_terminate = False
-
-    def __init__(self, env_name: str, *, impl: str):
-        """Loads the task.
+    def __init__(
+        self,
+        environment: mujoco_playground.MjxEnv,
+        *,
+        name: str,
+        episode_length: int,
+        can_terminate: bool,
+        observation_key: str | None = None,
+    ):
+        """Wraps an environment.
 
         Args:
-            env_name: Name in Playground's DM Control suite, for example `CartpoleSwingup`.
-            impl: MJX implementation: `jax` (everywhere) or `warp` (NVIDIA GPUs).
+            environment: Playground's, without its training wrappers.
+            name: For messages.
+            episode_length: Control steps until truncation.
+            can_terminate: Whether `done` is a termination; otherwise it is a fault.
+            observation_key: Which entry to take where the observation is a dictionary.
 
         Raises:
-            ValueError: If actions of the task are not in [-1, 1] or its observation is not flat.
+            ValueError: If the observation, or the entry of it, is not one flat array.
         """
-        with _comparable_mujoco_version():
-            self._env = dm_control_suite.load(env_name, config_overrides={"impl": impl})
-        self.episode_length = int(dm_control_suite.get_default_config(env_name).episode_length)
-        limits = self._env.mj_model.actuator_ctrlrange
-        if not np.array_equal(limits, np.tile([-1.0, 1.0], (len(limits), 1))):
-            raise ValueError(f"{env_name}: actions are not in [-1, 1] but in {limits.tolist()}")
-        self.action_size = int(self._env.action_size)
-        self._template = jax.eval_shape(self._env.reset, jax.random.key_data(jax.random.key(0)))
-        if not hasattr(self._template.obs, "shape") or len(self._template.obs.shape) != 1:
-            raise ValueError(f"{env_name}: the observation is not one flat array")
-        self.observation_size = int(self._template.obs.shape[0])
+        self._env = environment
+        self.episode_length = episode_length
+        self.can_terminate = can_terminate
+        self.action_size = int(environment.action_size)
+        self._template = jax.eval_shape(environment.reset, jax.random.key_data(jax.random.key(0)))
+        self._observation = wrappers.ObservationPart(name, self._template.obs, observation_key)
+        self.observation_size = self._observation.size
 
     def reset(self, key: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
@@ -51,12 +102,12 @@ class PlaygroundEnvironment:
 
     def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
         """Advances by one control step; see `Environment.step`."""
-        data, info = state.physics
+        data, info, parts = state.physics
         # The task overwrites the metrics in place, so it gets a dictionary of its own.
         metrics = {k: jnp.zeros(v.shape, v.dtype) for k, v in self._template.metrics.items()}
         library_state = mujoco_playground.State(
             data=data,
-            obs=state.observation,
+            obs=self._observation.whole(state.observation, parts),
             reward=state.reward,
             done=jnp.zeros((), jnp.float32),
             metrics=metrics,
@@ -67,14 +118,19 @@ class PlaygroundEnvironment:
     def _strip(self, library_state: Any) -> base.EnvState:
         """Keeps what the next step needs, in constant dtypes."""
         template = self._template
-        reward = jnp.where(library_state.done > 0.0, jnp.nan, library_state.reward)
+        failed = library_state.done > 0.0
+        reward = library_state.reward
+        if not self.can_terminate:
+            reward = jnp.where(failed, jnp.nan, reward)
+        observation, parts = self._observation.split(wrappers.like(library_state.obs, template.obs))
+        data, info = wrappers.like(
+            (library_state.data, library_state.info), (template.data, template.info)
+        )
         return base.EnvState(
-            physics=wrappers.like(
-                (library_state.data, library_state.info), (template.data, template.info)
-            ),
-            observation=wrappers.like(library_state.obs, template.obs),
-            reward=jax.lax.convert_element_type(reward, jnp.float32),
-            termination=jnp.zeros((), jnp.float32),
+            physics=(data, info, parts),
+            observation=observation,
+            reward=jnp.asarray(reward, jnp.float32),
+            termination=jnp.asarray(failed & self.can_terminate, jnp.float32),
         )
 
 

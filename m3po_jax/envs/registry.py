@@ -1,67 +1,29 @@
 """Names of all tasks, and how a name with options becomes an environment.
 
 A task is named `suite/Name?key=value&key=value`, for example `dmc/CartpoleSwingup` or
-`brax/ant?backend=generalized&num_envs=16`. The tables are static, so that a wrong name is refused
-without importing JAX or a simulator; a test holds them against the libraries.
+`brax/ant?backend=generalized&num_envs=16`; or `package.module:Name?...`, a class or function of the
+user's that makes an environment. Names are checked without importing JAX or a simulator.
 """
 
 import dataclasses
 import difflib
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from m3po_jax import config
+from m3po_jax.envs import catalog
+from m3po_jax.envs.catalog import CATALOG, task_names
 
 if TYPE_CHECKING:
     from m3po_jax.envs import base, multitask
 
 OptionValue = str | int | float
 
-DMC_NAMES = (
-    "AcrobotSwingup",
-    "AcrobotSwingupSparse",
-    "BallInCup",
-    "CartpoleBalance",
-    "CartpoleBalanceSparse",
-    "CartpoleSwingup",
-    "CartpoleSwingupSparse",
-    "CheetahRun",
-    "FingerSpin",
-    "FingerTurnEasy",
-    "FingerTurnHard",
-    "FishSwim",
-    "HopperHop",
-    "HopperStand",
-    "HumanoidRun",
-    "HumanoidStand",
-    "HumanoidWalk",
-    "PendulumSwingup",
-    "PointMass",
-    "ReacherEasy",
-    "ReacherHard",
-    "SwimmerSwimmer6",
-    "WalkerRun",
-    "WalkerStand",
-    "WalkerWalk",
-)
-BRAX_NAMES = (
-    "ant",
-    "fast",
-    "halfcheetah",
-    "hopper",
-    "humanoid",
-    "humanoidstandup",
-    "inverted_double_pendulum",
-    "inverted_pendulum",
-    "pusher",
-    "reacher",
-    "swimmer",
-    "walker2d",
-)
-TOY_NAMES = ("LinearQuadratic", "PointReachA", "PointReachB", "TerminatingPole")
-
 BRAX_BACKENDS = ("spring", "generalized", "positional", "mjx")
-DMC_IMPLS = ("jax", "warp")
+PLAYGROUND_IMPLS = ("jax", "warp")
+# Suite of tasks named by a dotted path.
+PYTHON = "python"
 # Brax's test environment has no physics and its swimmer has drag, which one backend models.
 _BRAX_BACKENDS_OF = {"fast": (), "swimmer": ("generalized",)}
 
@@ -71,8 +33,8 @@ class TaskRequest:
     """A parsed task name.
 
     Attributes:
-        suite: `dmc`, `brax` or `toy`.
-        env_name: Name in the suite.
+        suite: A suite of the catalog, or `python` for a user's own task.
+        env_name: Name in the suite, or `package.module:Name`.
         options: Options that the name carries, checked and typed.
     """
 
@@ -83,7 +45,7 @@ class TaskRequest:
     @property
     def name(self) -> str:
         """The name without options, for example `dmc/CartpoleSwingup`."""
-        return f"{self.suite}/{self.env_name}"
+        return self.env_name if self.suite == PYTHON else f"{self.suite}/{self.env_name}"
 
 
 def _positive_int(text: str) -> int:
@@ -107,12 +69,8 @@ _COMMON_OPTIONS: dict[str, tuple[Callable[[str], OptionValue], str]] = {
     "discount": (_discount, "a number between 0 and 1, both excluded"),
     "distractors": (_positive_int, "a positive whole number (observation dims)"),
 }
-_NAMES = {"dmc": DMC_NAMES, "brax": BRAX_NAMES, "toy": TOY_NAMES}
-
-
-def task_names() -> tuple[str, ...]:
-    """Returns all task names, without options."""
-    return tuple(f"{suite}/{name}" for suite, names in _NAMES.items() for name in names)
+# Of tasks whose observation can be a dictionary.
+_OBSERVATION = "observation"
 
 
 def parse_task(name: str) -> TaskRequest:
@@ -121,7 +79,8 @@ def parse_task(name: str) -> TaskRequest:
     Args:
         name: `suite/Name?key=value&key=value`. Options of every task: `num_envs`,
             `action_repeat`, `episode_length` (control steps), `discount`, `distractors` (irrelevant
-            observation dims to append); of Brax also `backend`, of DM Control also `impl`.
+            observation dims to append); of Brax also `backend`, of DM Control and Playground also
+            `impl`, of Playground and a user's own also `observation` (key in a dictionary).
 
     Returns:
         The request.
@@ -130,8 +89,11 @@ def parse_task(name: str) -> TaskRequest:
         ValueError: If suite, name, option or value is not known; names the nearest choices.
     """
     base_name, _, query = name.partition("?")
-    suite, slash, env_name = base_name.partition("/")
-    if not slash or suite not in _NAMES or env_name not in _NAMES[suite]:
+    suite, _, env_name = base_name.partition("/")
+    if ":" in base_name:
+        suite, env_name = PYTHON, base_name
+        _check_importable(base_name)
+    elif env_name not in CATALOG.get(suite, {}):
         raise ValueError(f"unknown task {base_name!r}; {_nearest(base_name, task_names())}")
     options: dict[str, OptionValue] = {}
     if "?" in name:
@@ -172,8 +134,10 @@ def parse_tasks(names: Sequence[str]) -> tuple[TaskRequest, ...]:
 
 def _option_value(suite: str, env_name: str, key: str, text: str) -> OptionValue:
     """Returns the checked value of one option."""
-    name = f"{suite}/{env_name}"
+    name = TaskRequest(suite, env_name).name
     choices = _choices(suite, env_name)
+    if key == _OBSERVATION and suite in (PYTHON, "playground"):
+        return text
     if key in choices:
         if text not in choices[key]:
             raise ValueError(f"{name}: {key}={text!r} is not known; {_nearest(text, choices[key])}")
@@ -190,10 +154,26 @@ def _option_value(suite: str, env_name: str, key: str, text: str) -> OptionValue
 
 def _choices(suite: str, env_name: str) -> dict[str, tuple[str, ...]]:
     """Returns the choices of the options that only this task has; the first one is the default."""
-    if suite == "dmc":
-        return {"impl": DMC_IMPLS}
+    if suite in ("dmc", "playground"):
+        return {"impl": PLAYGROUND_IMPLS}
     backends = _BRAX_BACKENDS_OF.get(env_name, BRAX_BACKENDS) if suite == "brax" else ()
     return {"backend": backends} if backends else {}
+
+
+def _check_importable(target: str) -> None:
+    """Refuses `package.module:Name` where there is no such module; imports its packages only."""
+    module, _, attribute = target.partition(":")
+    if not (all(part.isidentifier() for part in module.split(".")) and attribute.isidentifier()):
+        raise ValueError(f"task {target!r} is not of the form package.module:Name")
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise ValueError(
+            f"task {target!r}: there is no module {module!r}; put the folder that holds it on "
+            "PYTHONPATH, or install its package"
+        )
 
 
 def _nearest(text: str, choices: Iterable[str]) -> str:
@@ -217,22 +197,31 @@ def make_env(request: TaskRequest) -> "base.Environment":
         The environment.
 
     Raises:
-        ImportError: If the simulator is not installed.
+        ValueError: If it cannot be made here; says why and what to do.
     """
+    reason = catalog.unavailable(request.suite)
+    if reason is not None:
+        raise ValueError(f"{request.name}: {reason}")
     defaults = {key: values[0] for key, values in _choices(request.suite, request.env_name).items()}
-    if request.suite == "dmc":
+    options = {**defaults, **request.options}
+    name, key = request.env_name, options.get(_OBSERVATION)
+    if request.suite == PYTHON:
+        from m3po_jax.envs import user_tasks
+
+        return user_tasks.make(name, observation_key=key)
+    if request.suite in ("dmc", "playground"):
         from m3po_jax.envs import playground_adapter
 
-        impl = request.options.get("impl", defaults["impl"])
-        return playground_adapter.PlaygroundEnvironment(request.env_name, impl=impl)
+        if request.suite == "dmc":
+            return playground_adapter.make_dmc(name, impl=options["impl"])
+        return playground_adapter.make_robot(name, impl=options["impl"], observation_key=key)
     if request.suite == "brax":
         from m3po_jax.envs import brax_adapter
 
-        backend = request.options.get("backend", defaults.get("backend"))
-        return brax_adapter.BraxEnvironment(request.env_name, backend=backend)
+        return brax_adapter.make(name, backend=options.get("backend"))
     from m3po_jax.envs import toy
 
-    return toy.make(request.env_name)
+    return toy.make(name)
 
 
 def make(tasks: Sequence[str], env_cfg: config.EnvConfig) -> "multitask.MultiTaskEnv":

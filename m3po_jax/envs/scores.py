@@ -12,6 +12,17 @@ _TOY_RANGES = {
 }
 
 
+def references(task: str) -> tuple[float, float] | None:
+    """Returns that count as scores 0 and 1, or `None` for a task without references.
+
+    Args:
+        task: Registry name without options.
+    """
+    if task.startswith("dmc/"):
+        return _DMC_RANGE
+    return _TOY_RANGES.get(task)
+
+
 def normalized_score(task: str, episode_return: float) -> float | None:
     """Score of a return, 1 where the task counts as solved.
 
@@ -22,10 +33,5 @@ def normalized_score(task: str, episode_return: float) -> float | None:
     Returns:
         `(return - low) / (high - low)`, or `None` for a task without references.
     """
-    if task.startswith("dmc/"):
-        low, high = _DMC_RANGE
-    elif task in _TOY_RANGES:
-        low, high = _TOY_RANGES[task]
-    else:
-        return None
-    return (episode_return - low) / (high - low)
+    bounds = references(task)
+    return None if bounds is None else (episode_return - bounds[0]) / (bounds[1] - bounds[0])

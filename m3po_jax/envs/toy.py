@@ -182,7 +182,7 @@ def make(name: str) -> base.Environment:
     """Creates a toy task.
 
     Args:
-        name: One of the names in `registry.TOY_NAMES`.
+        name: One of the names in `catalog.CATALOG["toy"]`.
 
     Raises:
         KeyError: If there is no such task.

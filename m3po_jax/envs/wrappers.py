@@ -1,5 +1,6 @@
 """Action repeat, padding, and what the adapters share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -129,6 +130,52 @@ class Distractors:
             reward=inner.reward,
             termination=inner.termination,
         )
+
+
+class ObservationPart:
+    """What the agent sees of a library's observation: all of it, or one entry of a dictionary."""
+
+    def __init__(self, name: str, template: Any, key: str | None):
+        """Checks what there is.
+
+        Args:
+            name: Name of the environment, for messages.
+            template: The observation's `jax.ShapeDtypeStruct`, or a dictionary of them.
+            key: The entry of the dictionary.
+
+        Raises:
+            ValueError: If there is no such entry, or it is not one flat array.
+        """
+        self._key = key
+        part = template
+        if isinstance(template, Mapping):
+            if key not in template:
+                given = "no observation is chosen" if key is None else f"no observation {key!r}"
+                known = ", ".join(template)
+                raise ValueError(
+                    f"{name}: {given}, and there are several: {known}; choose one with "
+                    f"?observation={next(iter(template))} behind the task's name"
+                )
+            part = template[key]
+        elif key is not None:
+            raise ValueError(
+                f"{name}: the observation is no dictionary; leave out observation={key}"
+            )
+        if not hasattr(part, "shape") or len(part.shape) != 1:
+            shape = getattr(part, "shape", type(part).__name__)
+            raise ValueError(f"{name}: the observation is not one flat array but {shape}")
+        self.size = int(part.shape[0])
+
+    def split(self, observation: Any) -> tuple[jax.Array, Any]:
+        """What the agent sees `[size]` float32, and what else the library needs back."""
+        if self._key is None:
+            return jnp.asarray(observation, jnp.float32), None
+        rest = {k: v for k, v in observation.items() if k != self._key}
+        return jnp.asarray(observation[self._key], jnp.float32), rest
+
+    def whole(self, observation: jax.Array, rest: Any) -> Any:
+        """The library's observation again."""
+        return observation if self._key is None else {**rest, self._key: observation}
 
 
 def is_finite(state: base.EnvState) -> jax.Array:

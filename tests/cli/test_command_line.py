@@ -1,3 +1,4 @@
+import json
 import os
 import pathlib
 import subprocess
@@ -159,3 +160,24 @@ def test_replay_fault_refuses_wrong_calls(tmp_path):
     assert "--bundle is needed" in refusal("replay_fault")
     assert "no config.json" in refusal("replay_fault", str(tmp_path))
     assert "unexpected argument" in refusal("replay_fault", "one", "two")
+
+
+def test_tasks_are_listed_without_loading_a_simulator():
+    result = call("tasks", "--json", "--suite=brax")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(records) == 12
+    assert records[0] == {
+        "task": "brax/ant",
+        "observation_size": 27,
+        "action_size": 8,
+        "episode_length": 1000,
+        "can_terminate": True,
+        "reference": records[0]["reference"],
+        "available": True,
+    }
+    imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
+    assert not imported & {"jax", "brax", "mujoco", "mujoco_playground"}
+    table = call("tasks").stdout
+    assert "dmc/CartpoleSwingup" in table and "toy/TerminatingPole" in table
+    assert "playground: " in table or "playground/Go1Getup" in table
+    assert "--suite" in refusal("tasks", "--suite=dcm")

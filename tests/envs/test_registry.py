@@ -6,29 +6,37 @@ import sys
 import pytest
 
 from m3po_jax import config
-from m3po_jax.envs import registry
+from m3po_jax.envs import catalog, registry
+from m3po_jax.envs.catalog import CATALOG
 
 
 def test_dmc_names_are_those_of_playground():
     from mujoco_playground import dm_control_suite
 
-    assert sorted(registry.DMC_NAMES) == sorted(dm_control_suite.ALL_ENVS)
+    assert sorted(CATALOG["dmc"]) == sorted(dm_control_suite.ALL_ENVS)
+
+
+def test_playground_names_are_those_of_playground():
+    from mujoco_playground import locomotion, manipulation
+
+    names = (*locomotion.ALL_ENVS, *manipulation.ALL_ENVS)
+    assert sorted(CATALOG["playground"]) == sorted(names)
 
 
 def test_brax_names_are_those_of_brax():
     from brax import envs
 
-    assert sorted(registry.BRAX_NAMES) == sorted(envs._envs)
+    assert sorted(CATALOG["brax"]) == sorted(envs._envs)
 
 
 def test_toy_names_all_load():
-    for name in registry.TOY_NAMES:
+    for name in CATALOG["toy"]:
         registry.make_env(registry.parse_task(f"toy/{name}"))
 
 
 def test_task_names_hold_every_suite_once():
     names = registry.task_names()
-    assert len(names) == len(set(names)) == 25 + 12 + len(registry.TOY_NAMES)
+    assert len(names) == len(set(names)) == 25 + 12 + 4 + 29
     assert all(registry.parse_task(name).name == name for name in names)
 
 
@@ -64,6 +72,11 @@ def test_parse_reads_typed_options():
         ("dmc/CartpoleSwingup?impl=jaxx", ["impl='jaxx'", "jax"]),
         ("brax/swimmer?backend=spring", ["backend='spring'", "generalized"]),
         ("brax/fast?backend=spring", ["brax/fast", "'backend'"]),
+        ("dmc/PointMass?observation=state", ["dmc/PointMass", "'observation'"]),
+        ("no_such_package.envs:Reach", ["no_such_package.envs", "PYTHONPATH"]),
+        ("m3po_jax.envs.no_such:Reach", ["m3po_jax.envs.no_such", "PYTHONPATH"]),
+        ("m3po_jax.envs.toy:", ["'m3po_jax.envs.toy:'", "package.module:Name"]),
+        ("not a module:Reach", ["package.module:Name"]),
     ],
 )
 def test_parse_refuses_and_names_the_nearest(name, words):
@@ -104,6 +117,23 @@ def test_make_applies_settings_and_options():
     assert (second.episode_length, second.action_repeat) == (31, 1)
     assert second.discount == 0.9
     assert (first.can_terminate, second.can_terminate) == (False, True)
+
+
+def test_a_suite_that_is_not_there_says_why_and_what_to_do(monkeypatch, tmp_path):
+    import importlib.util
+    import types
+
+    package = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
+    with pytest.raises(ValueError, match="meshes are not in .*fetch them with python -c") as error:
+        registry.make_env(registry.parse_task("playground/Go1Getup"))
+    assert "playground/Go1Getup" in str(error.value)
+    assert catalog.unavailable("dmc") is None and catalog.unavailable("toy") is None
+    (tmp_path / "external_deps" / "mujoco_menagerie").mkdir(parents=True)
+    assert catalog.unavailable("playground") is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="brax/ant: the package brax is not installed"):
+        registry.make_env(registry.parse_task("brax/ant"))
 
 
 def test_registry_import_and_parse_load_no_simulator():

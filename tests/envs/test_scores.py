@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from m3po_jax.envs import registry, scores, toy
+from m3po_jax.envs import scores, toy
+from m3po_jax.envs.catalog import CATALOG
 
 
 def _references(name):
@@ -30,7 +31,7 @@ def _references(name):
     return 0.0, environment.optimal_return(starts).mean()
 
 
-@pytest.mark.parametrize("name", registry.TOY_NAMES)
+@pytest.mark.parametrize("name", CATALOG["toy"])
 def test_toy_references_are_what_the_tasks_give(name):
     low, high = _references(name)
     assert scores.normalized_score(f"toy/{name}", low) == pytest.approx(0.0, abs=0.01)

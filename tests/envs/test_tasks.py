@@ -10,10 +10,11 @@ import pytest
 from brax import envs
 
 from m3po_jax import config
-from m3po_jax.envs import brax_adapter, multitask, registry
+from m3po_jax.envs import catalog, multitask, registry
+from m3po_jax.envs.catalog import CATALOG
 
 FAST = {
-    *(f"toy/{name}" for name in registry.TOY_NAMES),
+    *(f"toy/{name}" for name in CATALOG["toy"]),
     "dmc/CartpoleBalance",
     "dmc/PendulumSwingup",
     "brax/inverted_pendulum",
@@ -38,6 +39,20 @@ def _parameters():
         pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
         for name in registry.task_names()
     ]
+
+
+@pytest.mark.parametrize("name", _parameters())
+def test_the_catalog_says_what_the_environment_is(name):
+    request = registry.parse_task(name)
+    reason = catalog.unavailable(request.suite)
+    if reason is not None:
+        pytest.skip(reason)
+    environment = registry.make_env(request)
+    facts = CATALOG[request.suite][request.env_name]
+    found = (environment.observation_size, environment.action_size, environment.episode_length)
+    if request.suite != "playground":
+        assert found == facts[:3]
+    assert environment.can_terminate == facts.can_terminate
 
 
 @functools.cache
@@ -73,6 +88,9 @@ def _compiled(name):
 @pytest.fixture(scope="module", params=_parameters())
 def run(request):
     """Returns the name, environment, states before the steps, timesteps, last state and pool."""
+    reason = catalog.unavailable(request.param.partition("/")[0])
+    if reason is not None:
+        pytest.skip(reason)
     env, draw_resets, rollout = _compiled(request.param)
     first, pool = draw_resets(jax.random.key(0)), draw_resets(jax.random.key(1))
     shape = (STEPS, NUM_ENVS, env.action_size)
@@ -139,7 +157,7 @@ BRAX = [name for name in registry.task_names() if name.startswith("brax/")]
 def test_can_terminate_is_what_the_source_of_the_brax_task_says(name):
     kind = envs._envs[name.removeprefix("brax/")]
     writes_done = "done=done" in inspect.getsource(kind.step)
-    assert writes_done == (name.removeprefix("brax/") in brax_adapter.TERMINATING)
+    assert writes_done == CATALOG["brax"][name.removeprefix("brax/")].can_terminate
 
 
 @pytest.mark.slow
@@ -173,8 +191,8 @@ def test_brax_termination_ends_the_episode():
 def test_playground_nan_is_a_fault():
     _, draw_resets, rollout = _compiled("dmc/PendulumSwingup")
     first, pool = draw_resets(jax.random.key(3)), draw_resets(jax.random.key(4))
-    data, info = first[0].physics
-    broken = first[0].replace(physics=(data.replace(qvel=data.qvel.at[0].set(jnp.nan)), info))
+    data, *rest = first[0].physics
+    broken = first[0].replace(physics=(data.replace(qvel=data.qvel.at[0].set(jnp.nan)), *rest))
     states, timesteps, last = rollout((broken,), pool, jnp.zeros((STEPS, NUM_ENVS, 1)))
     np.testing.assert_array_equal(timesteps.valid[0], [0, 1, 1])
     np.testing.assert_array_equal(timesteps.truncation[0], [1, 0, 0])

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3po_jax.envs import base, registry, toy
+from m3po_jax.envs import base, toy
+from m3po_jax.envs.catalog import CATALOG
 
 
 def _rollout(environment, policy, *, num_envs=64, key=None):
@@ -34,7 +35,7 @@ def _random_policy(action_size):
     return policy
 
 
-@pytest.mark.parametrize("name", registry.TOY_NAMES)
+@pytest.mark.parametrize("name", CATALOG["toy"])
 def test_toy_tasks_implement_the_protocol(name):
     environment = toy.make(name)
     assert isinstance(environment, base.Environment)
@@ -45,7 +46,7 @@ def test_toy_tasks_implement_the_protocol(name):
     assert {x.dtype for x in jax.tree.leaves((state, step))} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("name", registry.TOY_NAMES)
+@pytest.mark.parametrize("name", CATALOG["toy"])
 def test_toy_tasks_bound_actions_by_themselves(name):
     environment = toy.make(name)
     state = environment.reset(jax.random.key(1))

@@ -1,0 +1,31 @@
+"""Eight Brax environments with different bodies, some of which terminate; one agent."""
+
+import ml_collections
+
+from m3po_jax.config import default_config
+
+TASKS = (
+    "brax/ant",
+    "brax/halfcheetah",
+    "brax/hopper",
+    "brax/humanoid",
+    "brax/inverted_double_pendulum",
+    "brax/inverted_pendulum",
+    "brax/reacher",
+    "brax/walker2d",
+)
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns settings for about 500,000 env steps per task; a GPU is advisable."""
+    config = default_config()
+    config.tasks = TASKS
+    # Brax's control step is longer than that of DM Control.
+    config.env.action_repeat = 2
+    config.world_model.batch_size = 256
+    config.train.total_env_steps = 4_000_000
+    config.train.random_env_steps = 40_000
+    config.train.updates_per_transition = 0.25
+    config.train.eval_every = 500_000
+    config.train.checkpoint_every = 250_000
+    return config

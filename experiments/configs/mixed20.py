@@ -1,0 +1,44 @@
+"""Twelve DM Control tasks and eight Brax environments, with and without termination; one agent."""
+
+import ml_collections
+
+from m3po_jax.config import default_config
+
+DMC = (
+    "dmc/AcrobotSwingup",
+    "dmc/BallInCup",
+    "dmc/CartpoleBalance",
+    "dmc/CartpoleSwingup",
+    "dmc/CheetahRun",
+    "dmc/FingerSpin",
+    "dmc/HopperStand",
+    "dmc/PendulumSwingup",
+    "dmc/PointMass",
+    "dmc/ReacherEasy",
+    "dmc/WalkerStand",
+    "dmc/WalkerWalk",
+)
+BRAX = (
+    "brax/ant",
+    "brax/halfcheetah",
+    "brax/hopper",
+    "brax/humanoid",
+    "brax/inverted_double_pendulum",
+    "brax/inverted_pendulum",
+    "brax/reacher",
+    "brax/walker2d",
+)
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns settings for about 250,000 env steps per task; a GPU is advisable."""
+    config = default_config()
+    # Brax's control step is longer than that of DM Control.
+    config.tasks = (*DMC, *(f"{task}?action_repeat=2" for task in BRAX))
+    config.world_model.batch_size = 256
+    config.train.total_env_steps = 5_000_000
+    config.train.random_env_steps = 62_500
+    config.train.updates_per_transition = 0.25
+    config.train.eval_every = 500_000
+    config.train.checkpoint_every = 250_000
+    return config

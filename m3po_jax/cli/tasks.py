@@ -1,0 +1,71 @@
+"""Lists the tasks that a config can name.
+
+m3po-tasks [--suite=dmc|brax|playground|toy] [--json]
+
+--suite=NAME  only this suite
+--json        prints one line of JSON per task in place of the table
+
+A task of your own is named by its dotted path, as my_package.envs:Reach.
+"""
+
+import json
+
+import rich.console
+import rich.table
+from absl import flags
+
+from m3po_jax.cli import command_line
+from m3po_jax.envs import catalog, scores
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    """Prints what is known of each task; loads no simulator."""
+    suites = [FLAGS.suite] if FLAGS.suite else list(catalog.CATALOG)
+    reasons = {suite: catalog.unavailable(suite) for suite in suites}
+    records = [
+        {
+            "task": f"{suite}/{name}",
+            **facts._asdict(),
+            "reference": scores.references(f"{suite}/{name}"),
+            "available": reasons[suite] is None,
+        }
+        for suite in suites
+        for name, facts in catalog.CATALOG[suite].items()
+    ]
+    if FLAGS.json:
+        for record in records:
+            print(json.dumps(record))
+        return
+    table = rich.table.Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    for column in ("observation", "action", "episode", "score 0", "score 1"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("terminates", "available"):
+        table.add_column(column, no_wrap=True)
+    for record in records:
+        low, high = record["reference"] or (None, None)
+        sizes = (record["observation_size"], record["action_size"], record["episode_length"])
+        numbers = ["?" if size is None else str(size) for size in sizes]
+        numbers += ["-" if bound is None else f"{bound:g}" for bound in (low, high)]
+        yes = ["yes" if record[key] else "no" for key in ("can_terminate", "available")]
+        table.add_row(record["task"], *numbers, *yes)
+    console = rich.console.Console()
+    # A narrow terminal wraps lines rather than cutting names.
+    console.width = max(console.width, 110)
+    console.print(table)
+    for suite, reason in reasons.items():
+        if reason is not None:
+            print(f"\n{suite}: {reason}")
+
+
+def run() -> None:
+    """Entry point of `m3po-tasks`."""
+    flags.DEFINE_enum("suite", None, list(catalog.CATALOG), "Only this suite.")
+    flags.DEFINE_bool("json", False, "Print JSON lines.")
+    command_line.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

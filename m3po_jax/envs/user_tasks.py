@@ -1,0 +1,84 @@
+"""Tasks that users bring: a class or function, named by its dotted path, that makes one."""
+
+import difflib
+import importlib
+from typing import Any
+
+from m3po_jax.envs import base
+
+EPISODE_LENGTH = 1000
+_MEMBERS = (
+    *("observation_size", "action_size", "episode_length", "can_terminate"),
+    *("reset", "step"),
+)
+
+
+def make(target: str, *, observation_key: str | None = None) -> base.Environment:
+    """Makes the environment `package.module:Name`, `Name` called without arguments.
+
+    What it returns is an `Environment`, or an environment of Brax's or MuJoCo Playground's kind
+    without training wrappers. Of those two `done` is taken as a termination, and the episode has
+    the length of the config of Playground's kind, or 1000 control steps; the task's option
+    `episode_length` says otherwise.
+
+    Args:
+        target: The dotted path.
+        observation_key: Which entry to take where a library's observation is a dictionary.
+
+    Raises:
+        ValueError: If the name is not there, cannot be called or returns something else.
+    """
+    module_name, _, attribute = target.partition(":")
+    module = importlib.import_module(module_name)
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        public = [name for name, value in vars(module).items() if callable(value)]
+        close = difflib.get_close_matches(attribute, public)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(
+            f"task {target}: {module.__file__} has no class or function of that name{hint}"
+        )
+    try:
+        made = factory()
+    except TypeError as error:
+        raise ValueError(
+            f"task {target} is called without arguments and raised: {error}; give a function that "
+            "needs none"
+        ) from error
+    return _adapted(target, made, observation_key)
+
+
+def _adapted(target: str, made: Any, observation_key: str | None) -> base.Environment:
+    import mujoco_playground
+    from brax import envs as brax_envs
+
+    if isinstance(made, mujoco_playground.MjxEnv):
+        from m3po_jax.envs import playground_adapter
+
+        length = getattr(getattr(made, "_config", None), "episode_length", EPISODE_LENGTH)
+        return playground_adapter.PlaygroundEnvironment(
+            made,
+            name=target,
+            episode_length=int(length),
+            can_terminate=True,
+            observation_key=observation_key,
+        )
+    if isinstance(made, brax_envs.Env):
+        from m3po_jax.envs import brax_adapter
+
+        return brax_adapter.BraxEnvironment(
+            made,
+            name=target,
+            episode_length=EPISODE_LENGTH,
+            can_terminate=True,
+            observation_key=observation_key,
+        )
+    if isinstance(made, base.Environment):
+        if observation_key is not None:
+            raise ValueError(f"task {target} has one observation; leave out observation=")
+        return made
+    missing = [name for name in _MEMBERS if not hasattr(made, name)]
+    raise ValueError(
+        f"task {target} made a {type(made).__name__}, which is no environment: it lacks "
+        f"{', '.join(missing)}; see Environment in m3po_jax/envs/base.py"
+    )
