@@ -247,6 +247,8 @@ class TrainConfig:
         log_every: Training iterations between lines of metrics.csv.
         max_skipped_updates: Iterations in a row that may leave out an update because a loss or a
             gradient is not finite; one more stops the run.
+        num_devices: Devices that share environments and batches, over all processes; 0 takes as
+            many of those present as these split over evenly.
     """
 
     total_env_steps: int = 120_000
@@ -258,6 +260,7 @@ class TrainConfig:
     checkpoint_every: int = 30_000
     log_every: int = 1
     max_skipped_updates: int = 10
+    num_devices: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

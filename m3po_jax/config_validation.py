@@ -72,6 +72,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "train.random_env_steps",
             "train.updates_per_transition",
             "train.eval_every",
+            "train.num_devices",
         ),
     ),
     (
@@ -165,6 +166,50 @@ def validate(config: Config) -> None:
     _check_minibatches("policy.minibatches", config.policy.minibatches, _samples(config, load))
     _check_minibatches("critic.minibatches", config.critic.minibatches, load.transitions)
     _check_budget(config, load)
+    conflict = device_conflict(config, config.train.num_devices)
+    if conflict:
+        raise ConfigError(conflict)
+
+
+def device_conflict(config: Config, num_devices: int) -> str | None:
+    """What keeps environments or batches from splitting evenly over the devices, or None.
+
+    Each device holds as many environments of every task, and draws as many windows of it, as every
+    other one.
+    """
+    if num_devices < 2:
+        return None
+    load = task_load(config)
+    for name, count in zip(config.tasks, load.num_envs, strict=True):
+        if count % num_devices:
+            return (
+                f"{name} has {count} environments (env.num_envs or its option num_envs), which do "
+                f"not split over {num_devices} devices (train.num_devices); "
+                f"nearest: {_nearest_multiple(count, num_devices)}"
+            )
+    size, unit = config.world_model.batch_size, len(config.tasks) * num_devices
+    if config.has_model and size % unit:
+        return (
+            f"config.world_model.batch_size = {size} does not split over {len(config.tasks)} tasks "
+            f"on {num_devices} devices (train.num_devices) each; "
+            f"nearest: {_nearest_multiple(size, unit)}"
+        )
+    samples = {"policy": _samples(config, load), "critic": load.transitions}
+    for part, number in samples.items():
+        minibatches, each = getattr(config, part).minibatches, number // num_devices
+        if each % minibatches:
+            return (
+                f"config.{part}.minibatches = {minibatches} minibatches do not divide the {each} "
+                f"samples of each of {num_devices} devices (train.num_devices); "
+                f"nearest: {_nearest_divisor(each, minibatches)}"
+            )
+    return None
+
+
+def most_devices(config: Config, available: int) -> int:
+    """The most of the available devices that environments and batches split over evenly."""
+    counts = range(available, 0, -1)
+    return next(n for n in counts if device_conflict(config, n) is None)
 
 
 def task_load(config: Config) -> Load:
@@ -318,10 +363,18 @@ def _samples(config: Config, load: Load) -> int:
 def _check_minibatches(key: str, minibatches: int, data: int) -> None:
     if data % minibatches == 0:
         return
-    divisors = [n for n in range(1, data + 1) if data % n == 0]
-    closest = min(divisors, key=lambda n: abs(n - minibatches))
+    closest = _nearest_divisor(data, minibatches)
     trouble = "are more than" if minibatches > data else "do not divide"
     raise _error(key, minibatches, f"minibatches {trouble} the {data} samples; nearest: {closest}")
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    return min(divisors, key=lambda n: abs(n - wanted))
+
+
+def _nearest_multiple(number: int, unit: int) -> int:
+    return max(round(number / unit), 1) * unit
 
 
 def _check_budget(config: Config, load: Load) -> None:

@@ -5,11 +5,14 @@ size, `A` padded action size, `K` tasks, `Z` latent size.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import flax.struct
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 Metrics = Mapping[str, jax.Array]
 Params = Any
@@ -36,6 +39,59 @@ class TaskSpec:
     action_repeat: int
     discount: float
     can_terminate: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLayout:
+    """Where the environments of all tasks stand in one flat batch `B`.
+
+    The batch consists of equal blocks, as many as the greatest common divisor of `num_envs`. A
+    block holds the tasks one after the other, equally many environments of each as every other
+    block. So a contiguous share of the blocks is a share of every task: any number of devices that
+    divides all of `num_envs` can split the batch, and the batch does not depend on that number.
+
+    Attributes:
+        num_envs: Environments of each task, at least 1.
+    """
+
+    num_envs: tuple[int, ...]
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks in the batch."""
+        return math.gcd(*self.num_envs)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Environments of each task in one block."""
+        return tuple(n // self.num_blocks for n in self.num_envs)
+
+    @property
+    def task_id(self) -> np.ndarray:
+        """The task of each row, `[B]` int32."""
+        block = np.repeat(np.arange(len(self.num_envs), dtype=np.int32), self.sizes)
+        return np.tile(block, self.num_blocks)
+
+    def row(self, task_id: jax.Array, env: jax.Array) -> jax.Array:
+        """Rows `[...]` of the environments `env [...]`, counted within their tasks `[...]`."""
+        sizes = jnp.asarray(self.sizes, jnp.int32)
+        offsets = jnp.cumsum(sizes) - sizes
+        block, place = jnp.divmod(env, sizes[task_id])
+        return block * sum(self.sizes) + offsets[task_id] + place
+
+    def join(self, parts: Sequence[jax.Array]) -> jax.Array:
+        """The batch `[B, ...]` of the tasks' arrays `[N_k, ...]`."""
+        blocks = [
+            x.reshape(self.num_blocks, size, *x.shape[1:])
+            for x, size in zip(parts, self.sizes, strict=True)
+        ]
+        return jnp.concatenate(blocks, axis=1).reshape(-1, *parts[0].shape[1:])
+
+    def split(self, batch: jax.Array) -> tuple[jax.Array, ...]:
+        """The tasks' arrays `[N_k, ...]` of a batch `[B, ...]`."""
+        blocks = batch.reshape(self.num_blocks, -1, *batch.shape[1:])
+        parts = jnp.split(blocks, np.cumsum(self.sizes)[:-1].tolist(), axis=1)
+        return tuple(x.reshape(-1, *batch.shape[1:]) for x in parts)
 
 
 @flax.struct.dataclass

@@ -27,7 +27,8 @@ ARROWS = {
     "policy": MODELS | {"world_model"},
     "replay": {"types", "ops"},
     "envs": BASE,
-    "training": MODELS | {"world_model", "planning", "policy", "replay", "envs"},
+    "training": MODELS
+    | {"world_model", "planning", "policy", "replay", "envs", "config_validation"},
 }
 ARROWS["cli"] = {*ARROWS, "cli"}
 

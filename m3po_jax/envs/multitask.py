@@ -1,7 +1,7 @@
 """Many tasks, each with many environments, as one flat batch with uniform array sizes.
 
-The batch axis `B` holds the tasks one after the other, `num_envs[k]` environments each. Inside,
-every task is a vmapped block of its own in one traced function (a `lax.switch` under `vmap` would
+The batch axis `B` holds `num_envs[k]` environments of each task, in the order of `BatchLayout`.
+Inside, every task is vmapped on its own in one traced function (a `lax.switch` under `vmap` would
 run every task for every environment), so bodies, sizes and episode lengths differ freely.
 Observations and actions are padded with zeros to the largest task.
 """
@@ -17,6 +17,7 @@ import numpy as np
 
 from m3po_jax.envs import base, wrappers
 from m3po_jax.envs import task as task_lib
+from m3po_jax.types import BatchLayout
 
 ResetPool = tuple[base.EnvState, ...]
 
@@ -57,7 +58,11 @@ class MultiTaskEnv:
     Attributes:
         specs: Facts of each task, in order.
         num_envs: Environments of each task.
+        layout: Where they stand in the batch.
         batch_size: `B`, the sum of `num_envs`.
+        axis_name: Mesh axes over which each task's environments are spread; this object then is
+            the share of one device. Empty for all of them.
+        num_shards: Number of such shares.
         observation_size: `O`, the largest observation.
         action_size: `A`, the largest action.
         task_id: `[B]` int32 index into `specs`.
@@ -66,11 +71,19 @@ class MultiTaskEnv:
         episode_length: `[K]` int32 agent steps until truncation.
     """
 
-    def __init__(self, tasks: Sequence[task_lib.Task]):
+    def __init__(
+        self,
+        tasks: Sequence[task_lib.Task],
+        *,
+        axis_name: tuple[str, ...] = (),
+        num_shards: int = 1,
+    ):
         """Joins tasks.
 
         Args:
-            tasks: At least one, with different names.
+            tasks: At least one, with different names; their `num_envs` are those of one share.
+            axis_name: Mesh axes that the shares lie on; see `shard`.
+            num_shards: Devices on those axes.
 
         Raises:
             ValueError: If there is no task, or a name comes twice, or a task has no environment.
@@ -87,23 +100,44 @@ class MultiTaskEnv:
         self._tasks = tuple(tasks)
         self.specs = tuple(task.spec for task in tasks)
         self.num_envs = tuple(task.num_envs for task in tasks)
+        self.layout = BatchLayout(self.num_envs)
+        self.axis_name = axis_name
+        self.num_shards = num_shards
         self.batch_size = sum(self.num_envs)
         self.observation_size = max(spec.observation_size for spec in self.specs)
         self.action_size = max(spec.action_size for spec in self.specs)
-        self.task_id = np.repeat(np.arange(len(tasks), dtype=np.int32), self.num_envs)
+        self.task_id = self.layout.task_id
         sizes = np.array([spec.action_size for spec in self.specs])
         self.action_mask = (np.arange(self.action_size) < sizes[:, None]).astype(np.float32)
         self.discount = np.array([spec.discount for spec in self.specs], np.float32)
         self.episode_length = np.array([spec.episode_length for spec in self.specs], np.int32)
         self._environments = tuple(task.environment for task in tasks)
-        ends = np.cumsum(self.num_envs)
-        self._slices = tuple(
-            slice(int(end) - n, int(end)) for end, n in zip(ends, self.num_envs, strict=True)
-        )
 
     def resized(self, num_envs: int) -> "MultiTaskEnv":
         """Returns the same tasks with `num_envs` environments each."""
         return MultiTaskEnv([dataclasses.replace(t, num_envs=num_envs) for t in self._tasks])
+
+    def shard(self, num_shards: int, axis_name: tuple[str, ...]) -> "MultiTaskEnv":
+        """Returns the share of one of `num_shards` devices, for use inside a sharded function.
+
+        What an environment draws depends on its place among all environments of its task, not on
+        the device that holds it.
+
+        Args:
+            num_shards: Devices that share the environments of every task.
+            axis_name: Mesh axes that these devices lie on.
+
+        Raises:
+            ValueError: `num_shards` does not divide the environments of some task.
+        """
+        for spec, num_envs in zip(self.specs, self.num_envs, strict=True):
+            if num_envs % num_shards:
+                raise ValueError(
+                    f"the {num_envs} environments of {spec.name} do not split over {num_shards} "
+                    "devices"
+                )
+        tasks = [dataclasses.replace(t, num_envs=t.num_envs // num_shards) for t in self._tasks]
+        return MultiTaskEnv(tasks, axis_name=axis_name, num_shards=num_shards)
 
     def init(self, key: jax.Array, *, stagger: bool) -> MultiTaskState:
         """Resets all environments.
@@ -118,7 +152,7 @@ class MultiTaskEnv:
             The first state.
         """
         reset_key, stagger_key = jax.random.split(key)
-        env_states = self.draw_resets(reset_key)
+        env_states = self._reset(reset_key)
         batch = (self.batch_size,)
         if stagger:
             steps = [
@@ -127,7 +161,7 @@ class MultiTaskEnv:
                     self._env_keys(stagger_key), self.episode_length.tolist(), strict=True
                 )
             ]
-            episode_step = jnp.concatenate(steps).astype(jnp.int32)
+            episode_step = self.layout.join(steps).astype(jnp.int32)
         else:
             episode_step = jnp.zeros(batch, jnp.int32)
         return MultiTaskState(
@@ -149,52 +183,34 @@ class MultiTaskEnv:
             key: Typed key `[]`, consumed.
 
         Returns:
-            For each task an `EnvState` with leaves `[N_k, ...]`.
+            For each task an `EnvState` with leaves `[N_k + 1, ...]`; see `as_pool`.
         """
-        return tuple(
-            jax.vmap(environment.reset)(keys)
-            for environment, keys in zip(self._environments, self._env_keys(key), strict=True)
-        )
+        return self.as_pool(self._reset(key))
 
-    def renew_pool(
-        self, state: MultiTaskState, pool: ResetPool, key: jax.Array
-    ) -> tuple[MultiTaskState, ResetPool]:
-        """Draws fresh first states for those tasks alone that used some of theirs.
+    def as_pool(self, env_states: tuple[base.EnvState, ...]) -> ResetPool:
+        """Returns first states `[N_k, ...]` of each task with that of the next environment behind.
 
-        Saves time where a pool is carried over many short unrolls and a reset is dear: that of
-        `dmc/CheetahRun` simulates 200 steps.
-
-        Args:
-            state: Present state.
-            pool: First states that the steps up to `state` took from.
-            key: Typed key `[]`, consumed.
-
-        Returns:
-            The state for use with the new pool, and that pool.
+        The environment after the last one of this share is the first of the next device's, and
+        after the last of all comes the first.
         """
 
-        def renew(
-            environment: base.Environment, resets: jax.Array, keys: jax.Array, old: base.EnvState
-        ) -> base.EnvState:
-            return jax.lax.cond(
-                jnp.any(resets > 0), lambda: jax.vmap(environment.reset)(keys), lambda: old
-            )
+        def extend(x: jax.Array) -> jax.Array:
+            first = x[:1]
+            if self.axis_name and x.size > 0:
+                ring = [(i, (i - 1) % self.num_shards) for i in range(self.num_shards)]
+                first = jax.lax.ppermute(first, self.axis_name, ring)
+            return jnp.concatenate([x, first])
 
-        renewed = tuple(
-            renew(environment, state.resets[rows], keys, old)
-            for environment, rows, keys, old in zip(
-                self._environments, self._slices, self._env_keys(key), pool, strict=True
-            )
-        )
-        return state.with_new_pool(), renewed
+        pool: ResetPool = jax.tree.map(extend, env_states)
+        return pool
 
     def step(
         self, state: MultiTaskState, pool: ResetPool, action: jax.Array
     ) -> tuple[MultiTaskState, Timestep]:
         """Takes one agent step in every environment and resets those whose episode ended.
 
-        A reset takes the pool's states in turn: environment i of its task takes state
-        `(i + resets_i) % N_k`, so two ends in one unroll start differently where `N_k > 1`.
+        A reset takes the environment's own state of the pool or, every second time, that of the
+        next environment, so two ends in one unroll start differently where a task has several.
         A non-finite observation or reward is a fault: the step is marked invalid, with reward 0,
         the previous observation as its successor and a truncation, and that environment resets.
 
@@ -207,15 +223,18 @@ class MultiTaskEnv:
             The state after the resets, and the `Timestep` before them.
         """
         stepped = tuple(
-            jax.vmap(environment.step)(env_state, action[rows, : environment.action_size])
-            for environment, env_state, rows in zip(
-                self._environments, state.env_states, self._slices, strict=True
+            jax.vmap(environment.step)(env_state, actions[:, : environment.action_size])
+            for environment, env_state, actions in zip(
+                self._environments, state.env_states, self.layout.split(action), strict=True
             )
         )
         timestep, ended = self._timestep(state, stepped)
+        split = self.layout.split
         env_states = tuple(
-            _reset_where(ended[rows], state.resets[rows], first, last)
-            for rows, first, last in zip(self._slices, pool, stepped, strict=True)
+            _reset_where(ended_k, resets, first, last)
+            for ended_k, resets, first, last in zip(
+                split(ended), split(state.resets), pool, stepped, strict=True
+            )
         )
         new_state = MultiTaskState(
             env_states=env_states,
@@ -231,10 +250,11 @@ class MultiTaskEnv:
         self, state: MultiTaskState, stepped: tuple[base.EnvState, ...]
     ) -> tuple[Timestep, jax.Array]:
         """Returns the timestep, and `[B]` whether the episode ended."""
-        valid = jnp.concatenate([wrappers.is_finite(env_state) for env_state in stepped])
-        reward = jnp.concatenate([env_state.reward for env_state in stepped])
+        join = self.layout.join
+        valid = join([wrappers.is_finite(env_state) for env_state in stepped])
+        reward = join([env_state.reward for env_state in stepped])
         reward = jnp.where(valid, reward, 0.0)
-        terminated = jnp.concatenate([env_state.termination for env_state in stepped]) > 0.0
+        terminated = join([env_state.termination for env_state in stepped]) > 0.0
         terminated = terminated & valid
         length = state.episode_step + 1
         ended = terminated | ~valid | (length >= self.episode_length[self.task_id])
@@ -254,20 +274,29 @@ class MultiTaskEnv:
 
     def _padded_observation(self, env_states: tuple[base.EnvState, ...]) -> jax.Array:
         """Returns the observations of all tasks `[B, O]`."""
-        return jnp.concatenate(
+        return self.layout.join(
             [wrappers.pad_last(s.observation, self.observation_size) for s in env_states]
         )
 
     def env_keys(self, key: jax.Array) -> jax.Array:
         """Returns one key per environment `[B]` that does not depend on the other tasks."""
-        return jnp.concatenate(self._env_keys(key))
+        return self.layout.join(self._env_keys(key))
+
+    def _reset(self, key: jax.Array) -> tuple[base.EnvState, ...]:
+        """Returns fresh first states, for each task an `EnvState` with leaves `[N_k, ...]`."""
+        return tuple(
+            jax.vmap(environment.reset)(keys)
+            for environment, keys in zip(self._environments, self._env_keys(key), strict=True)
+        )
 
     def _env_keys(self, key: jax.Array) -> tuple[jax.Array, ...]:
         """Returns keys `[N_k]` for each task that do not depend on the other tasks."""
+        share = jax.lax.axis_index(self.axis_name)
 
         def keys(name: str, num_envs: int) -> jax.Array:
             task_key = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
-            return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(task_key, jnp.arange(num_envs))
+            index = share * num_envs + jnp.arange(num_envs)
+            return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(task_key, index)
 
         return tuple(
             keys(spec.name, num_envs)
@@ -278,9 +307,9 @@ class MultiTaskEnv:
 def _reset_where(
     ended: jax.Array, resets: jax.Array, first: base.EnvState, last: base.EnvState
 ) -> base.EnvState:
-    """Returns `last`, and where `ended [N]` a first state from the pool `first` instead."""
+    """Returns `last`, and where `ended [N]` a first state from the pool `first [N + 1]` instead."""
     num_envs = ended.shape[0]
-    index = (jnp.arange(num_envs) + resets) % num_envs
+    index = jnp.arange(num_envs) + resets % 2
 
     def select(pooled: jax.Array, stepped: jax.Array) -> jax.Array:
         where = ended.reshape((num_envs,) + (1,) * (stepped.ndim - 1))

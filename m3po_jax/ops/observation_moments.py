@@ -30,7 +30,12 @@ def init_observation_moments(num_tasks: int, observation_size: int) -> Observati
 
 
 def update_observation_moments(
-    state: ObservationMoments, observation: chex.Array, task_id: chex.Array, mask: chex.Array
+    state: ObservationMoments,
+    observation: chex.Array,
+    task_id: chex.Array,
+    mask: chex.Array,
+    *,
+    axis_name: tuple[str, ...] = (),
 ) -> ObservationMoments:
     """Folds one batch of observations into the moments (the pairwise rule of Chan et al., 1979).
 
@@ -39,6 +44,7 @@ def update_observation_moments(
         observation: Samples `[..., O]`; no gradient flows into the state.
         task_id: Integers in [0, K), `[...]`.
         mask: 0/1 or boolean `[...]`; a sample that is masked out never counts, NaN included.
+        axis_name: Mesh axes over which the samples are spread.
 
     Returns:
         The moments of all samples so far; those of a task without new samples stay as they are.
@@ -52,11 +58,11 @@ def update_observation_moments(
     task_id = jnp.ravel(task_id)
     tasks = jnp.arange(num_tasks, dtype=task_id.dtype)
     member = (active[:, None] & (task_id[:, None] == tasks[None])).astype(x.dtype)
-    count = jnp.sum(member, axis=0)
+    count = jax.lax.psum(jnp.sum(member, axis=0), axis_name)
 
     def per_task_mean(x: jax.Array) -> jax.Array:
         total = jnp.einsum("nk,no->ko", member, x, precision=jax.lax.Precision.HIGHEST)
-        return total / jnp.maximum(count, 1.0)[:, None]
+        return jax.lax.psum(total, axis_name) / jnp.maximum(count, 1.0)[:, None]
 
     mean = per_task_mean(x)
     variance = per_task_mean(jnp.square(x - mean[task_id]))

@@ -3,6 +3,9 @@
 Masks are 0/1 floats or booleans; an entry that is masked out never reaches a result, NaN included.
 Running statistics are exponential averages with the start-up bias removed: after n updates, update
 i weighs `decay^(n - i)` relative to the newest. A task without samples keeps its state.
+
+Samples can be spread over devices: with the mesh axes in `axis_name` every result is that of all
+samples, and alike on every device.
 """
 
 import chex
@@ -10,16 +13,21 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from m3po_jax.ops import rows
+
 Axis = int | tuple[int, ...] | None
 
 
-def masked_mean(x: chex.Array, mask: chex.Array, axis: Axis = None) -> jax.Array:
+def masked_mean(
+    x: chex.Array, mask: chex.Array, axis: Axis = None, *, axis_name: tuple[str, ...] = ()
+) -> jax.Array:
     """Mean of the entries of `x` whose mask is 1; 0 where there are none.
 
     Args:
         x: Floats `[...]`.
         mask: 0/1 or boolean, of the shape of `x`.
         axis: Axes to reduce; None reduces all.
+        axis_name: Mesh axes over which the entries are spread.
 
     Returns:
         Means over `axis`.
@@ -28,7 +36,9 @@ def masked_mean(x: chex.Array, mask: chex.Array, axis: Axis = None) -> jax.Array
     chex.assert_type(x, float)
     active = jnp.asarray(mask).astype(bool)
     count = jnp.sum(active, axis=axis, dtype=jnp.float32)
-    return jnp.sum(jnp.where(active, x, 0.0), axis=axis) / jnp.maximum(count, 1.0)
+    total = jnp.sum(jnp.where(active, x, 0.0), axis=axis)
+    total, count = jax.lax.psum((total, count), axis_name)
+    return total / jnp.maximum(count, 1.0)
 
 
 def masked_std(x: chex.Array, mask: chex.Array, axis: Axis = None) -> jax.Array:
@@ -50,7 +60,12 @@ def masked_std(x: chex.Array, mask: chex.Array, axis: Axis = None) -> jax.Array:
 
 
 def per_task_moments(
-    x: chex.Array, task_id: chex.Array, mask: chex.Array, *, num_tasks: int
+    x: chex.Array,
+    task_id: chex.Array,
+    mask: chex.Array,
+    *,
+    num_tasks: int,
+    axis_name: tuple[str, ...] = (),
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean, population standard deviation and number of the unmasked samples of each task.
 
@@ -59,11 +74,12 @@ def per_task_moments(
         task_id: Integers in [0, num_tasks), of the shape of `x`.
         mask: 0/1 or boolean, of the shape of `x`.
         num_tasks: Number of tasks K.
+        axis_name: Mesh axes over which the samples are spread.
 
     Returns:
         `(mean [K], std [K], count [K])`, all float; mean and std are 0 where count is 0.
     """
-    mean, variance, count = _per_task_mean_variance(x, task_id, mask, num_tasks)
+    mean, variance, count = _per_task_mean_variance(x, task_id, mask, num_tasks, axis_name)
     return mean, _safe_sqrt(variance), count
 
 
@@ -74,6 +90,7 @@ def normalize_per_task(
     *,
     num_tasks: int,
     epsilon: float = 1e-6,
+    axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
     """Shifts and scales the samples of each task to mean 0 and standard deviation 1.
 
@@ -83,11 +100,12 @@ def normalize_per_task(
         mask: 0/1 or boolean, of the shape of `x`.
         num_tasks: Number of tasks K.
         epsilon: Added to the standard deviation.
+        axis_name: Mesh axes over which the samples are spread.
 
     Returns:
         `(x - mean_k) / (std_k + epsilon)` of the shape of `x`, 0 where masked out.
     """
-    mean, std, _ = per_task_moments(x, task_id, mask, num_tasks=num_tasks)
+    mean, std, _ = per_task_moments(x, task_id, mask, num_tasks=num_tasks, axis_name=axis_name)
     normalized = (x - mean[task_id]) / (std[task_id] + epsilon)
     return jnp.where(jnp.asarray(mask).astype(bool), normalized, 0.0)
 
@@ -125,6 +143,7 @@ def update_running_moments(
     mask: chex.Array,
     *,
     decay: float,
+    axis_name: tuple[str, ...] = (),
 ) -> RunningMoments:
     """Folds one batch of samples into the running moments; no gradient flows into the state.
 
@@ -137,6 +156,7 @@ def update_running_moments(
         task_id: Integers in [0, K), of the shape of `x`.
         mask: 0/1 or boolean, of the shape of `x`.
         decay: Weight of the past per update, in [0, 1); 0 keeps the newest batch alone.
+        axis_name: Mesh axes over which the samples are spread.
 
     Returns:
         The new state.
@@ -145,7 +165,7 @@ def update_running_moments(
         ValueError: If `decay` is outside [0, 1).
     """
     mean, variance, count = _per_task_mean_variance(
-        jax.lax.stop_gradient(x), task_id, mask, state.mean.shape[0]
+        jax.lax.stop_gradient(x), task_id, mask, state.mean.shape[0], axis_name
     )
     rate, weight = _debiased_rate(state.weight, count > 0, decay)
     shift = mean - state.mean
@@ -184,6 +204,7 @@ def update_running_scale(
     mask: chex.Array,
     *,
     decay: float,
+    axis_name: tuple[str, ...] = (),
 ) -> RunningScale:
     """Folds one batch of values into the running range, as TD-MPC2 does (arXiv 2310.16828).
 
@@ -193,6 +214,7 @@ def update_running_scale(
         task_id: Integers in [0, K), of the shape of `x`.
         mask: 0/1 or boolean, of the shape of `x`.
         decay: Weight of the past per update, in [0, 1); 0 keeps the newest batch alone.
+        axis_name: Mesh axes over which the samples are spread.
 
     Returns:
         The new state.
@@ -200,9 +222,11 @@ def update_running_scale(
     Raises:
         ValueError: If `decay` is outside [0, 1).
     """
-    (low, high), count = _per_task_quantiles(
-        jax.lax.stop_gradient(x), task_id, mask, state.spread.shape[0], (0.05, 0.95)
+    x, task_id, mask = (
+        rows.gather(jnp.ravel(leaf), axis_name)
+        for leaf in (jax.lax.stop_gradient(x), task_id, mask)
     )
+    (low, high), count = _per_task_quantiles(x, task_id, mask, state.spread.shape[0], (0.05, 0.95))
     rate, weight = _debiased_rate(state.weight, count > 0, decay)
     # Selected, not multiplied by a rate of 0: an empty task's quantiles are a neighbour's values.
     spread = jnp.where(count > 0, state.spread + rate * (high - low - state.spread), state.spread)
@@ -249,15 +273,22 @@ def _membership(
 
 
 def _per_task_mean_variance(
-    x: chex.Array, task_id: chex.Array, mask: chex.Array, num_tasks: int
+    x: chex.Array,
+    task_id: chex.Array,
+    mask: chex.Array,
+    num_tasks: int,
+    axis_name: tuple[str, ...],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns mean, population variance and count `[K]` of the unmasked samples of each task."""
     x, member = _membership(x, task_id, mask, num_tasks)
     count = jnp.sum(member, axis=0, dtype=x.dtype)
+    total = jnp.sum(jnp.where(member, x[:, None], 0.0), axis=0)
+    total, count = jax.lax.psum((total, count), axis_name)
     divisor = jnp.maximum(count, 1.0)
-    mean = jnp.sum(jnp.where(member, x[:, None], 0.0), axis=0) / divisor
+    mean = total / divisor
     deviation = jnp.where(member, x[:, None] - mean[None], 0.0)
-    return mean, jnp.sum(jnp.square(deviation), axis=0) / divisor, count
+    squares = jax.lax.psum(jnp.sum(jnp.square(deviation), axis=0), axis_name)
+    return mean, squares / divisor, count
 
 
 def _per_task_quantiles(

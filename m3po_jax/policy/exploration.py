@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from m3po_jax.config import ExplorationConfig
-from m3po_jax.ops import statistics
+from m3po_jax.ops import rows, statistics
 
 
 def discrepancy_bonus(
@@ -19,6 +19,7 @@ def discrepancy_bonus(
     moments: statistics.RunningMoments,
     *,
     cfg: ExplorationConfig,
+    axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
     """Bonus of transitions.
 
@@ -27,15 +28,16 @@ def discrepancy_bonus(
     median over the samples of the same task; at most `max_bonus` in size, as `std_k` can be tiny.
 
     Args:
-        q_mf: Model-free values `r + gamma (1 - d) V_mf(h(o'))` `[N]`.
-        q_mb: Model-based values `r^ + gamma (1 - d^) V_mb(d(z, a))` `[N]`.
-        value: V_mf of the state `[N]`; used by `pome`.
-        task_id: `[N]` int32.
+        q_mf: Model-free values `r + gamma (1 - d) V_mf(h(o'))` `[...]`.
+        q_mb: Model-based values `r^ + gamma (1 - d^) V_mb(d(z, a))` `[...]`.
+        value: V_mf of the state `[...]`; used by `pome`.
+        task_id: `[...]` int32.
         moments: Running moments of delta per task.
         cfg: Form and clip of the bonus.
+        axis_name: Mesh axes over which the transitions are spread.
 
     Returns:
-        Bonuses `[N]`.
+        Bonuses `[...]`.
     """
     delta = jnp.abs(q_mf - q_mb)
     std = moments.std[task_id] + 1e-6
@@ -43,7 +45,8 @@ def discrepancy_bonus(
         return jnp.clip((delta - moments.mean[task_id]) / std, 0.0, cfg.max_bonus)
     limit = jnp.abs(q_mf - value)
     num_tasks = moments.mean.shape[0]
-    per_task = jnp.where(task_id == jnp.arange(num_tasks)[:, None], delta, jnp.nan)
+    deltas, tasks = (rows.gather(jnp.ravel(x), axis_name) for x in (delta, task_id))
+    per_task = jnp.where(tasks == jnp.arange(num_tasks)[:, None], deltas, jnp.nan)
     median = jnp.nan_to_num(jnp.nanmedian(per_task, axis=1))[task_id]
     bonus = jnp.clip(delta - median, -limit, limit) / std
     return jnp.clip(bonus, -cfg.max_bonus, cfg.max_bonus)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from m3po_jax.config import PolicyConfig
-from m3po_jax.ops import distributions, finite, policy_gradient
+from m3po_jax.ops import distributions, finite, policy_gradient, rows
 from m3po_jax.ops.minibatches import minibatches
 from m3po_jax.types import Metrics, Params
 
@@ -63,6 +63,7 @@ def surrogate_loss(
     *,
     clip_epsilon: float | None,
     entropy_scale: float,
+    axis_name: tuple[str, ...] = (),
 ) -> tuple[jax.Array, jax.Array]:
     """PPO's surrogate with an entropy bonus.
 
@@ -75,6 +76,7 @@ def surrogate_loss(
         action_mask: `[N, A]`.
         clip_epsilon: Clip range of the ratio; `None` leaves it unclipped.
         entropy_scale: Scale of the entropy of the pre-tanh Gaussian.
+        axis_name: Mesh axes over which the samples are spread.
 
     Returns:
         The loss to minimise and the exact mean `KL(old || new)`, both `[]`.
@@ -86,7 +88,8 @@ def surrogate_loss(
         log_ratio, advantage, clip_epsilon=math.inf if clip_epsilon is None else clip_epsilon
     )
     objective += entropy_scale * distributions.entropy(new.std, action_mask)
-    return -_weighted_mean(objective, weight), mean_kl(old, new, weight, action_mask)
+    kl = mean_kl(old, new, weight, action_mask, axis_name=axis_name)
+    return -_weighted_mean(objective, weight, axis_name), kl
 
 
 def pathwise_loss(
@@ -98,6 +101,7 @@ def pathwise_loss(
     action_mask: jax.Array,
     *,
     entropy_scale: float,
+    axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
     """TD-MPC2's policy loss, `-(Q(z, u) / scale + entropy)` with `u` reparameterised.
 
@@ -111,15 +115,23 @@ def pathwise_loss(
         weight: Sample weights `[N]`.
         action_mask: `[N, A]`.
         entropy_scale: Scale of the entropy.
+        axis_name: Mesh axes over which the samples are spread.
     """
     entropy = -distributions.tanh_log_prob(u, new.mean, new.std, action_mask)
-    return -_weighted_mean(value / scale + entropy_scale * entropy, weight)
+    return -_weighted_mean(value / scale + entropy_scale * entropy, weight, axis_name)
 
 
-def mean_kl(old: Gaussians, new: Gaussians, weight: jax.Array, action_mask: jax.Array) -> jax.Array:
-    """Weighted mean of the exact `KL(old || new)` in nats `[]`."""
+def mean_kl(
+    old: Gaussians,
+    new: Gaussians,
+    weight: jax.Array,
+    action_mask: jax.Array,
+    *,
+    axis_name: tuple[str, ...] = (),
+) -> jax.Array:
+    """Weighted mean of the exact `KL(old || new)` in nats `[]`, over all devices of the axes."""
     kl = distributions.kl(old.mean, old.std, new.mean, new.std, action_mask)
-    return _weighted_mean(kl, weight)
+    return _weighted_mean(kl, weight, axis_name)
 
 
 def init_trust_region(params: Params, optimizer: optax.GradientTransformation) -> TrustRegionState:
@@ -136,6 +148,7 @@ def trust_region_update(
     *,
     optimizer: optax.GradientTransformation,
     cfg: PolicyConfig,
+    axis_name: tuple[str, ...] = (),
 ) -> tuple[Params, TrustRegionState, Metrics]:
     """Runs the epochs of one policy update inside the trust region.
 
@@ -145,13 +158,14 @@ def trust_region_update(
     gradient step whose loss or gradient is not finite is left out, in parameters and optimizer.
 
     Args:
-        loss_fn: Loss and mean KL of a minibatch.
+        loss_fn: Loss and mean KL of a minibatch, over all devices.
         params: Policy parameters before the update: the old policy.
         state: Optimizer state and penalty.
-        data: Pytree of samples `[N, ...]`, `N` a multiple of `cfg.minibatches`.
+        data: Pytree of this device's samples `[N, ...]`, `N` a multiple of `cfg.minibatches`.
         key: Consumed.
         optimizer: The policy's optimizer.
         cfg: Kind and size of the trust region.
+        axis_name: Mesh axes over which the samples are spread.
 
     Returns:
         New parameters, new state, and metrics `kl` (final, on all data), `steps` taken,
@@ -162,12 +176,18 @@ def trust_region_update(
         ValueError: `N` is not a multiple of `cfg.minibatches`.
     """
     keys = jax.random.split(key, 3)
-    batches = minibatches(data, keys[0], epochs=cfg.epochs, num_minibatches=cfg.minibatches)
+    batches = minibatches(
+        data,
+        keys[0],
+        epochs=cfg.epochs,
+        num_minibatches=cfg.minibatches,
+        axis_name=axis_name,
+    )
     bound = KL_BOUND_FACTOR * cfg.kl_target
     penalty = state.kl_penalty if cfg.trust_region == "kl" else 0.0
 
     def penalised(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        loss, kl = loss_fn(params, batch, key)
+        loss, kl = loss_fn(rows.spread(params, axis_name), batch, key)
         return loss + penalty * kl, kl
 
     def step(carry: _Carry, inputs: tuple[Any, jax.Array]) -> tuple[_Carry, None]:
@@ -217,8 +237,9 @@ def trust_region_update(
     return new_params, new_state, metrics
 
 
-def _weighted_mean(x: jax.Array, weight: jax.Array) -> jax.Array:
-    return jnp.sum(weight * x) / jnp.maximum(jnp.sum(weight), 1e-6)
+def _weighted_mean(x: jax.Array, weight: jax.Array, axis_name: tuple[str, ...]) -> jax.Array:
+    total, count = jax.lax.psum((jnp.sum(weight * x), jnp.sum(weight)), axis_name)
+    return total / jnp.maximum(count, 1e-6)
 
 
 def _shorten(

@@ -2,6 +2,8 @@
 
 Not flashbax, because this needs windows uniform over tasks, a mask at episode ends, and one scalar
 cursor, so that the environment axis can be sharded as it is.
+
+Spread over devices, each holds the buffer of its own environments and draws windows from it alone.
 """
 
 from typing import Any
@@ -11,7 +13,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.types import Window
+from m3po_jax.ops import rows
+from m3po_jax.types import BatchLayout, Window
 
 STORED_FIELDS = (
     "observation",
@@ -126,41 +129,52 @@ def sample(
     *,
     batch_size: int,
     window: int,
-    num_envs: tuple[int, ...],
+    layout: BatchLayout,
+    axis_name: tuple[str, ...] = (),
 ) -> Window:
     """Draws windows of consecutive steps, uniformly over tasks, then environments, then starts.
 
     Tasks are stratified: each gets `batch_size // K` windows, and the remainder goes to distinct
     random tasks. Windows lie in task order 0, 1, ..., K-1, 0, 1, ..., so that contiguous
-    minibatches are balanced as well. No window crosses the write head.
+    minibatches are balanced as well. Of the n windows of a task with N environments, window j falls
+    into `[j N / n, (j + 1) N / n)`, so environments are stratified too, and each device's windows
+    come from its own environments. No window crosses the write head.
 
     Args:
-        state: Buffer of B environments.
-        key: Random key, consumed.
-        batch_size: Windows drawn over all tasks.
+        state: Buffer of B environments, those of this device.
+        key: Random key, consumed; the same on every device.
+        batch_size: Windows drawn over all tasks and devices.
         window: Steps W of a window, at most C.
-        num_envs: Environments of each of the K tasks, contiguous along the axis B; sums to B.
+        layout: Order of the environments of this device along the axis B.
+        axis_name: Mesh axes over which environments and windows are spread.
 
     Returns:
-        The windows. Their mask is 1 until an episode ends, the end included, and while every step
-        is valid; it is 0 everywhere while the buffer holds under W steps.
+        The windows of this device. Their mask is 1 until an episode ends, the end included, and
+        while every step is valid; it is 0 everywhere while the buffer holds under W steps.
 
     Raises:
-        ValueError: If `num_envs` does not sum to B, or W exceeds C.
+        ValueError: If the layout is not one of B environments, W exceeds C, or the windows do not
+            split over the devices.
     """
+    num_envs = layout.num_envs
     num_stored, capacity = state.data["reward"].shape
     if sum(num_envs) != num_stored:
         raise ValueError(f"num_envs={num_envs} must sum to the {num_stored} environments stored.")
     if not 1 <= window <= capacity:
         raise ValueError(f"A window of {window} steps must lie in [1, {capacity}].")
-    task_key, env_key, start_key = jax.random.split(key, 3)
-    task_id = _stratified_tasks(task_key, batch_size, len(num_envs))
-    counts = jnp.asarray(num_envs, jnp.int32)
-    offsets = jnp.cumsum(counts) - counts
-    env = offsets[task_id] + jax.random.randint(env_key, (batch_size,), 0, counts[task_id])
+    task_key, row_key = jax.random.split(key)
+    task_id, stratum, strata = _strata(task_key, batch_size, len(num_envs), axis_name)
+    keys = rows.keys(row_key, rows.numbers(task_id.size, axis_name))
+    env_keys, start_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    here = jnp.asarray(num_envs, jnp.int32)[task_id]
+    everywhere = here * jax.lax.axis_size(axis_name)
+    draw = jax.vmap(lambda k, end: jax.random.randint(k, (), 0, end), in_axes=(0, 0))
+    # In whole numbers, so that no rounding moves a window to the next device's environments.
+    place = (stratum * everywhere + draw(env_keys, everywhere)) // strata
+    env = layout.row(task_id, place - jax.lax.axis_index(axis_name) * here)
     # Starts are counted from the oldest step held, so the write head is never inside a window.
     starts = jnp.maximum(state.size - window + 1, 1)
-    start = jax.random.randint(start_key, (batch_size,), 0, starts)
+    start = draw(start_keys, jnp.broadcast_to(starts, here.shape))
     oldest = jnp.where(state.size == capacity, state.cursor, 0)
     step = (oldest + start[None, :] + jnp.arange(window, dtype=jnp.int32)[:, None]) % capacity
     fields = {name: leaf[env[None, :], step] for name, leaf in state.data.items()}
@@ -199,8 +213,28 @@ def num_bytes(state: ReplayState) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.data))
 
 
-def _stratified_tasks(key: chex.PRNGKey, batch_size: int, num_tasks: int) -> jax.Array:
-    """Returns task ids `[batch_size]`: whole rounds of all tasks, then distinct random ones."""
-    rounds = jnp.tile(jnp.arange(num_tasks, dtype=jnp.int32), batch_size // num_tasks)
-    permuted = jax.random.permutation(key, num_tasks).astype(jnp.int32)
-    return jnp.concatenate([rounds, permuted[: batch_size % num_tasks]])
+def _strata(
+    key: chex.PRNGKey, batch_size: int, num_tasks: int, axis_name: tuple[str, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Task, stratum of its environments and number of such strata of each window here.
+
+    Whole rounds of all tasks, of which the r-th falls into the r-th stratum, then distinct random
+    tasks, which draw from all of their environments.
+    """
+    rounds, extra = divmod(batch_size, num_tasks)
+    devices = jax.lax.axis_size(axis_name)
+    if devices > 1 and (extra or rounds % devices):
+        raise ValueError(
+            f"{batch_size} windows of {num_tasks} tasks do not split over {devices} devices; their "
+            f"number must be a multiple of {num_tasks * devices}."
+        )
+    tasks = jnp.arange(num_tasks, dtype=jnp.int32)
+    task_id = jnp.tile(tasks, rounds // devices)
+    stratum = rows.numbers(task_id.size, axis_name) // num_tasks
+    strata = jnp.full_like(stratum, max(rounds, 1))
+    if extra:
+        distinct = jax.random.permutation(key, tasks)[:extra]
+        task_id = jnp.concatenate([task_id, distinct])
+        stratum = jnp.concatenate([stratum, jnp.zeros_like(distinct)])
+        strata = jnp.concatenate([strata, jnp.ones_like(distinct)])
+    return task_id, stratum, strata

@@ -69,7 +69,7 @@ def evaluate(
 
     start = env.init(init_key, stagger=False)
     # Episodes that end early restart from the first states; what follows does not count.
-    pool = start.env_states
+    pool = env.as_pool(start.env_states)
 
     def step(carry: _Carry) -> _Carry:
         keys = env.env_keys(jax.random.fold_in(key, carry.step))

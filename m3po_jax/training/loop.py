@@ -17,8 +17,9 @@ from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.ops import checks
 from m3po_jax.replay import buffer
+from m3po_jax.training import sharding
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
-from m3po_jax.training.evaluate import Episodes, evaluate
+from m3po_jax.training.evaluate import Episodes
 from m3po_jax.training.fault import FaultWatch
 from m3po_jax.training.metrics import MetricsWriter, Progress, evaluation_table, read_evaluations
 from m3po_jax.training.preemption import Preempted
@@ -47,25 +48,27 @@ class Experiment:
         env: Environments of training.
         networks: The bundle of modules.
         optimizers: One optimizer per set of parameters.
+        mesh: The devices of the run.
     """
 
     config: Config
     env: MultiTaskEnv
     networks: Networks
     optimizers: Optimizers
-
-    @property
-    def parts(self) -> tuple[MultiTaskEnv, Networks, Optimizers, Config]:
-        """What `make_train_step` binds."""
-        return self.env, self.networks, self.optimizers, self.config
+    mesh: sharding.Devices
 
     def init(self, key: jax.Array) -> TrainState:
         """State before the first step. The key is consumed."""
         return init_train_state(self.env, self.networks, self.optimizers, self.config, key)
 
     def state_shapes(self) -> TrainState:
-        """The state's shapes, as `jax.ShapeDtypeStruct`s; nothing is computed."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        """The state's shapes and places, as `jax.ShapeDtypeStruct`s; nothing is computed."""
+        return sharding.placed(self.mesh, jax.eval_shape(self.init, jax.random.key(0)))
+
+    @property
+    def parts(self) -> tuple[sharding.Devices, MultiTaskEnv, Networks, Optimizers, Config]:
+        """What the compiled functions of `sharding` are made of."""
+        return self.mesh, self.env, self.networks, self.optimizers, self.config
 
     @property
     def env_steps_per_iteration(self) -> int:
@@ -88,7 +91,9 @@ def make_experiment(config: Config) -> Experiment:
         config.network,
         decoder=config.world_model.reconstruction_scale > 0.0,
     )
-    return Experiment(config, env, networks, make_optimizers(config))
+    return Experiment(
+        config, env, networks, make_optimizers(config), sharding.choose_devices(config)
+    )
 
 
 class Evaluator:
@@ -98,20 +103,17 @@ class Evaluator:
         """Prepares `episodes` episodes of each task."""
         self._experiment = experiment
         self._episodes = episodes
-        self._env = experiment.env.resized(episodes)
-        self._evaluate = jax.jit(
-            functools.partial(
-                evaluate, env=self._env, networks=experiment.networks, cfg=experiment.config
-            ),
-            static_argnames="policy",
-        )
-        self._programs: dict[str, Callable[[AgentState, jax.Array], Episodes]] = {}
+        devices = experiment.mesh.size
+        # Each device plays equally many; an episode's number alone decides how it goes.
+        self._env = experiment.env.resized(-(-episodes // devices) * devices)
+        self._programs: dict[str, jax.stages.Compiled] = {}
 
     def compile(self, agent: AgentState, *, policy: str) -> None:
         """Compiles the program for `policy`, if that is still to be done."""
         if policy not in self._programs:
-            lowered = self._evaluate.lower(agent, jax.random.key(0), policy=policy)
-            self._programs[policy] = lowered.compile()
+            mesh, _, networks, _, cfg = self._experiment.parts
+            play = sharding.shard_evaluate(mesh, self._env, networks, cfg, policy=policy)
+            self._programs[policy] = play.lower(agent, jax.random.key(0)).compile()
 
     def __call__(self, agent: AgentState, *, policy: str, seed: int) -> dict[str, Any]:
         """Returns `policy`, `tasks` and `normalized_mean` of an evaluation (see README)."""
@@ -120,7 +122,7 @@ class Evaluator:
         result: Episodes = jax.device_get(self._programs[policy](agent, key))
         tasks = {}
         for index, spec in enumerate(self._env.specs):
-            rows = slice(index * self._episodes, (index + 1) * self._episodes)
+            rows = np.flatnonzero(self._env.task_id == index)[: self._episodes]
             mean = float(np.mean(result.returns[rows]))
             tasks[spec.name] = {
                 "return_mean": mean,
@@ -162,6 +164,11 @@ def train_and_evaluate(
         Preempted: `stop` was true; the run is saved and goes on when called again.
     """
     experiment = make_experiment(config)
+    if debug and experiment.mesh.size > 1:
+        raise ConfigError(
+            f"--debug runs on one device and this run has {experiment.mesh.size}; add "
+            "--config.train.num_devices=1"
+        )
     progress = Progress(config.train.total_env_steps)
     with Checkpointer(workdir) as checkpointer, MetricsWriter(workdir) as writer:
         run = _Run(experiment, checkpointer, writer, progress, pathlib.Path(workdir))
@@ -242,8 +249,9 @@ class _Run:
                 )
             # One program: eager resets would compile each operation of the simulators alone. The
             # seed is an argument, so that all seeds share the compiled program.
-            init = functools.partial(jax.jit(experiment.init), jax.random.key(config.seed))
-            self._state: TrainState = self._timed("the start state", init)
+            init = sharding.shard_init(*experiment.parts)
+            start = functools.partial(init, jax.random.key(config.seed))
+            self._state: TrainState = self._timed("the start state", start)
             self._iteration, self._wall_before = 0, 0.0
         else:
             self._state, meta = restored
@@ -318,13 +326,12 @@ class _Run:
         return self.finished or (before >= 0 and _crosses(before, self.env_steps, every))
 
     def _compiled_step(self) -> Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]:
-        step = make_train_step(*self._experiment.parts)
-        lowered = jax.jit(step, donate_argnums=0).lower(self._state)
+        lowered = sharding.shard_train_step(*self._experiment.parts).lower(self._state)
         return self._timed("the training step", lowered.compile)
 
     def _checked_step(self) -> Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]:
         """The step with its assertions; it keeps the state before, so nothing is donated."""
-        step = jax.jit(checks.checked(make_train_step(*self._experiment.parts)))
+        step = jax.jit(checks.checked(make_train_step(*self._experiment.parts[1:])))
         compiled = self._timed("the training step with assertions", step.lower(self._state).compile)
 
         def run(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -1,4 +1,8 @@
-"""The policy's data, imagined or real, and its trust-region update, as pure functions."""
+"""The policy's data, imagined or real, and its trust-region update, as pure functions.
+
+With mesh axes in `axis_name` the data are this device's share; losses, gradients and statistics are
+those of all data, and alike on every device.
+"""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +12,7 @@ import optax
 
 from m3po_jax.config import Config
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import checks, distributions, finite, policy_gradient, returns, statistics
+from m3po_jax.ops import checks, distributions, finite, policy_gradient, returns, rows, statistics
 from m3po_jax.policy import trust_region
 from m3po_jax.policy.trust_region import Gaussians
 from m3po_jax.training.rollout import exploration_values
@@ -47,6 +51,7 @@ def imagined_policy_data(
     *,
     beta: jax.Array | None,
     cfg: Config,
+    axis_name: tuple[str, ...] = (),
 ) -> PolicyData:
     """On-policy samples imagined from replayed states (ALGORITHM section 3, `imagined`).
 
@@ -59,13 +64,16 @@ def imagined_policy_data(
         key: Consumed.
         beta: Weight of the exploration advantage, or `None`.
         cfg: The run's settings.
+        axis_name: Mesh axes over which the data are spread.
 
     Returns:
         `imagined_horizon * B` samples.
     """
     model = target_model(networks, agent)
     context = task_context(networks, agent.params.world_model, task_id)
-    imagined = imagine(model, z, context, key, horizon=cfg.policy.imagined_horizon)
+    shape = (cfg.policy.imagined_horizon, networks.action_size)
+    noise = rows.normal(key, rows.numbers(z.shape[0], axis_name), shape)
+    imagined = imagine(model, z, context, jnp.swapaxes(noise, 0, 1))
     value = model.state_value(jnp.concatenate([imagined.z, imagined.z_next[-1:]]), context)
     gae = jax.vmap(
         lambda r, d, v0, v1: returns.gae(
@@ -80,7 +88,13 @@ def imagined_policy_data(
     weight = reach_probability(imagined.continuation)
     data = PolicyData(imagined.z, context, imagined.u, old, advantage, weight, old)
     advantage = _combined_advantage(
-        networks, agent, data, tasks, jnp.ones_like(advantage), beta=beta
+        networks,
+        agent,
+        data,
+        tasks,
+        jnp.ones_like(advantage),
+        beta=beta,
+        axis_name=axis_name,
     )
     return _flat(data._replace(advantage=advantage))
 
@@ -93,6 +107,7 @@ def real_policy_data(
     *,
     beta: jax.Array | None,
     cfg: Config,
+    axis_name: tuple[str, ...] = (),
 ) -> PolicyData:
     """Samples of the fresh rollout, importance-weighted (ALGORITHM section 3, `real`).
 
@@ -105,6 +120,7 @@ def real_policy_data(
         discount: gamma_k of the environments `[B]`.
         beta: Weight of the exploration advantage, or `None`.
         cfg: The run's settings.
+        axis_name: Mesh axes over which the data are spread.
 
     Returns:
         `T * B` samples.
@@ -127,7 +143,9 @@ def real_policy_data(
     u, valid = trajectory.pre_tanh_action, trajectory.valid
     behaviour = Gaussians(trajectory.behaviour_mean, trajectory.behaviour_std)
     data = PolicyData(z, context, u, old, advantage, valid, behaviour)
-    advantage = _combined_advantage(networks, agent, data, trajectory.task_id, valid, beta=beta)
+    advantage = _combined_advantage(
+        networks, agent, data, trajectory.task_id, valid, beta=beta, axis_name=axis_name
+    )
     log_weight = distributions.log_prob(u, mean, std, context.action_mask) - distributions.log_prob(
         u, behaviour.mean, behaviour.std, context.action_mask
     )
@@ -143,6 +161,7 @@ def policy_update(
     key: jax.Array,
     *,
     cfg: Config,
+    axis_name: tuple[str, ...] = (),
 ) -> tuple[AgentState, Metrics]:
     """One trust-region update of the policy with the likelihood-ratio surrogate."""
     checks.check_finite("policy, samples and advantages", data)
@@ -161,13 +180,16 @@ def policy_update(
             mask,
             clip_epsilon=clip,
             entropy_scale=cfg.policy.entropy_scale,
+            axis_name=axis_name,
         )
         if cfg.policy.planner_kl_scale > 0.0:
-            planner_kl = trust_region.mean_kl(batch.behaviour, new, batch.weight, mask)
+            planner_kl = trust_region.mean_kl(
+                batch.behaviour, new, batch.weight, mask, axis_name=axis_name
+            )
             loss += cfg.policy.planner_kl_scale * planner_kl
         return loss, kl
 
-    return _apply_policy_update(loss_fn, optimizer, agent, data, key, cfg)
+    return _apply_policy_update(loss_fn, optimizer, agent, data, key, cfg=cfg, axis_name=axis_name)
 
 
 def pathwise_policy_update(
@@ -180,6 +202,7 @@ def pathwise_policy_update(
     *,
     beta: jax.Array | None,
     cfg: Config,
+    axis_name: tuple[str, ...] = (),
 ) -> tuple[AgentState, Metrics]:
     """One update of the policy along the gradient of Q (TD-MPC2; `pathwise` in ALGORITHM 3).
 
@@ -192,6 +215,7 @@ def pathwise_policy_update(
         key: Consumed.
         beta: Weight of the exploration value, or `None`.
         cfg: The run's settings.
+        axis_name: Mesh axes over which the data are spread.
     """
     context = task_context(networks, agent.params.world_model, task_id)
     online = target_model(networks, agent).replace(q=agent.params.world_model["q"])
@@ -202,28 +226,42 @@ def pathwise_policy_update(
         task_id,
         jnp.ones_like(value),
         decay=STATISTICS_DECAY,
+        axis_name=axis_name,
     )
     value_scale = finite.keep_finite(value_scale, agent.statistics.value_scale)
     agent = agent.replace(statistics=agent.statistics.replace(value_scale=value_scale))
     old = Gaussians(*networks.policy(agent.params.policy, z, context.e, context.action_mask))
-    data = (z, context, old, value_scale.scale[task_id])
+    data = (
+        z,
+        context,
+        old,
+        value_scale.scale[task_id],
+        rows.numbers(z.shape[0], axis_name),
+    )
 
     def loss_fn(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        z, context, old, scale = batch
+        z, context, old, scale, row = batch
         mask = context.action_mask
         new = Gaussians(*networks.policy(params, z, context.e, mask))
-        u = distributions.sample(new.mean, new.std, mask, key)
+        u = new.mean + new.std * rows.normal(key, row, new.mean.shape[1:])
         score = online.value(z, u, context)
         if beta is not None:
             bonus = exploration_values(networks, agent.params.exploration, z, u, context)
             score += scale * beta * bonus
         ones = jnp.ones_like(scale)
         loss = trust_region.pathwise_loss(
-            new, u, score, scale, ones, mask, entropy_scale=cfg.policy.entropy_scale
+            new,
+            u,
+            score,
+            scale,
+            ones,
+            mask,
+            entropy_scale=cfg.policy.entropy_scale,
+            axis_name=axis_name,
         )
-        return loss, trust_region.mean_kl(old, new, ones, mask)
+        return loss, trust_region.mean_kl(old, new, ones, mask, axis_name=axis_name)
 
-    return _apply_policy_update(loss_fn, optimizer, agent, data, key, cfg)
+    return _apply_policy_update(loss_fn, optimizer, agent, data, key, cfg=cfg, axis_name=axis_name)
 
 
 def _combined_advantage(
@@ -234,10 +272,15 @@ def _combined_advantage(
     valid: jax.Array,
     *,
     beta: jax.Array | None,
+    axis_name: tuple[str, ...],
 ) -> jax.Array:
     """Per-task normalised task advantage plus `beta * (Q_x(z, u) - Q_x(z, pi(z)))`."""
     advantage = statistics.normalize_per_task(
-        data.advantage, task_id, valid, num_tasks=networks.world_model.num_tasks
+        data.advantage,
+        task_id,
+        valid,
+        num_tasks=networks.world_model.num_tasks,
+        axis_name=axis_name,
     )
     if beta is None:
         return advantage
@@ -263,7 +306,9 @@ def _apply_policy_update(
     agent: AgentState,
     data: Any,
     key: jax.Array,
+    *,
     cfg: Config,
+    axis_name: tuple[str, ...],
 ) -> tuple[AgentState, Metrics]:
     params, state, metrics = trust_region.trust_region_update(
         loss_fn,
@@ -273,6 +318,7 @@ def _apply_policy_update(
         key,
         optimizer=optimizer,
         cfg=cfg.policy,
+        axis_name=axis_name,
     )
     agent = agent.replace(params=agent.params.replace(policy=params), policy_opt=state)
     return agent, {f"policy/{name}": value for name, value in metrics.items()}

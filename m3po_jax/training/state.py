@@ -117,12 +117,15 @@ def init_agent(networks: Networks, optimizers: Optimizers, key: jax.Array) -> Ag
 def init_train_state(
     env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config, key: jax.Array
 ) -> TrainState:
-    """State of a run before its first step; all its randomness comes from `key`."""
+    """State of a run before its first step; all its randomness comes from `key`.
+
+    Where `env` is a share of the environments, so are their states and the replay.
+    """
     agent_key, env_key, key = jax.random.split(key, 3)
     unroll_length = cfg.env.unroll_length
     # Without a model nothing is replayed: the newest unroll is enough.
     capacity = (
-        buffer.capacity_per_env(cfg.replay.capacity, env.batch_size, unroll_length)
+        buffer.capacity_per_env(cfg.replay.capacity, env.batch_size * env.num_shards, unroll_length)
         if cfg.has_model
         else unroll_length
     )

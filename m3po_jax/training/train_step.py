@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,12 @@ import jax.numpy as jnp
 from m3po_jax.config import Config
 from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import distributions, observation_moments, statistics
+from m3po_jax.ops import distributions, observation_moments, rows, statistics
 from m3po_jax.policy.exploration import exploration_weight
 from m3po_jax.policy.trust_region import KL_BOUND_FACTOR
 from m3po_jax.replay import buffer
 from m3po_jax.training import policy_update, rollout, update
-from m3po_jax.training.state import AgentState, Optimizers, TrainState
+from m3po_jax.training.state import AgentState, Optimizers, RolloutState, TrainState
 from m3po_jax.types import Metrics, Trajectory
 
 # How the metric of each module ends that counts its gradient steps that were left out.
@@ -26,51 +27,71 @@ MAX_CATCH_UP = 3.0
 TrainStep = Callable[[TrainState], tuple[TrainState, Metrics]]
 
 
+class Collected(NamedTuple):
+    """What one unroll gave."""
+
+    rollout: RolloutState
+    trajectory: Trajectory
+    timesteps: Timestep  # [T, B, ...]
+    return_spread: jax.Array  # [T, B] of the planner's populations
+
+
 def env_steps_per_iteration(env: MultiTaskEnv, cfg: Config) -> int:
     """Simulator steps of one iteration, over all tasks and environments, repeats counted."""
     per_step = sum(n * spec.action_repeat for n, spec in zip(env.num_envs, env.specs, strict=True))
-    return per_step * cfg.env.unroll_length
+    return per_step * env.num_shards * cfg.env.unroll_length
 
 
 def make_train_step(
     env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config
 ) -> TrainStep:
     """Binds the iteration to its parts; compile it with `jax.jit(..., donate_argnums=0)`."""
-    return partial(train_step, env=env, networks=networks, optimizers=optimizers, cfg=cfg)
+
+    def train_step(state: TrainState) -> tuple[TrainState, Metrics]:
+        collected = collect(state, env=env, networks=networks, cfg=cfg)
+        return learn(state, collected, env=env, networks=networks, optimizers=optimizers, cfg=cfg)
+
+    return train_step
 
 
-def train_step(
+def collect(state: TrainState, *, env: MultiTaskEnv, networks: Networks, cfg: Config) -> Collected:
+    """Collects one unroll, in the first iterations with random actions."""
+    _, key, _, _ = _keys(state)
+    random, beta = _schedule(state, env, cfg)
+    return Collected(
+        *rollout.collect(
+            env, networks, state.agent, state.rollout, key, beta=beta, random=random, cfg=cfg
+        )
+    )
+
+
+def learn(
     state: TrainState,
+    collected: Collected,
     *,
     env: MultiTaskEnv,
     networks: Networks,
     optimizers: Optimizers,
     cfg: Config,
 ) -> tuple[TrainState, Metrics]:
-    """Collects one unroll, stores it, and learns from it and from replay.
+    """Stores what was collected, and learns from it and from replay.
 
-    In the first iterations actions are random and nothing is learned; the updates that these data
-    are worth are made up for afterwards, at most `MAX_CATCH_UP` times the usual number at once.
+    While actions are random nothing is learned; the updates that these data are worth are made up
+    for afterwards, at most `MAX_CATCH_UP` times the usual number at once.
     """
-    key, collect_key, fresh_key, replay_key = jax.random.split(state.key, 4)
-    steps_per_iteration = env_steps_per_iteration(env, cfg)
-    env_steps = state.iteration.astype(jnp.float32) * steps_per_iteration
-    random = env_steps < cfg.train.random_env_steps
-    beta = bonus_weight(env_steps, cfg)
-
-    rollout_state, trajectory, timesteps, spread = rollout.collect(
-        env, networks, state.agent, state.rollout, collect_key, beta=beta, random=random, cfg=cfg
-    )
+    key, _, fresh_key, replay_key = _keys(state)
+    random, beta = _schedule(state, env, cfg)
+    trajectory, axis_name = collected.trajectory, env.axis_name
     replay = buffer.add(state.replay, trajectory)
-    agent = update_plan_scale(state.agent, trajectory, spread)
-    learn = partial(
+    agent = update_plan_scale(state.agent, trajectory, collected.return_spread, axis_name=axis_name)
+    learn_fresh = partial(
         learn_from_rollout, env=env, networks=networks, optimizers=optimizers, beta=beta, cfg=cfg
     )
-    agent, fresh_metrics = _skip_if(random, learn, agent, trajectory, fresh_key)
+    agent, fresh_metrics = _skip_if(random, learn_fresh, agent, trajectory, fresh_key)
     if not cfg.has_model:
-        agent = update_observation_moments(agent, trajectory)
+        agent = update_observation_moments(agent, trajectory, axis_name=axis_name)
 
-    usual = cfg.train.updates_per_transition * trajectory.reward.size
+    usual = cfg.train.updates_per_transition * trajectory.reward.size * env.num_shards
     debt = state.update_debt + usual
     num_updates = jnp.minimum(jnp.floor(debt), math.ceil(MAX_CATCH_UP * usual))
     num_updates = jnp.where(random, 0, num_updates.astype(jnp.int32))
@@ -89,14 +110,14 @@ def train_step(
         )
     new_state = TrainState(
         agent=agent,
-        rollout=rollout_state,
+        rollout=collected.rollout,
         replay=replay,
         key=key,
         iteration=state.iteration + 1,
         updates=state.updates + num_updates,
         update_debt=debt - num_updates.astype(jnp.float32),
     )
-    metrics = {**rollout_metrics(env, timesteps), **fresh_metrics, **replay_metrics}
+    metrics = {**rollout_metrics(env, collected.timesteps), **fresh_metrics, **replay_metrics}
     metrics["plan/return_scale"] = agent.statistics.plan_scale.mean
     metrics["exploration/beta"] = jnp.zeros(()) if beta is None else beta
     metrics["updates"] = new_state.updates
@@ -111,7 +132,27 @@ def bonus_weight(env_steps: jax.Array, cfg: Config) -> jax.Array | None:
     return exploration_weight(env_steps / cfg.train.total_env_steps, start=start, end=end)
 
 
-def update_plan_scale(agent: AgentState, trajectory: Trajectory, spread: jax.Array) -> AgentState:
+def _keys(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Keys of the next iteration, of collecting, of learning from it and from replay."""
+    key, collect_key, fresh_key, replay_key = jax.random.split(state.key, 4)
+    return key, collect_key, fresh_key, replay_key
+
+
+def _schedule(
+    state: TrainState, env: MultiTaskEnv, cfg: Config
+) -> tuple[jax.Array, jax.Array | None]:
+    """Whether actions are random now, and the weight of the bonus."""
+    env_steps = state.iteration.astype(jnp.float32) * env_steps_per_iteration(env, cfg)
+    return env_steps < cfg.train.random_env_steps, bonus_weight(env_steps, cfg)
+
+
+def update_plan_scale(
+    agent: AgentState,
+    trajectory: Trajectory,
+    spread: jax.Array,
+    *,
+    axis_name: tuple[str, ...] = (),
+) -> AgentState:
     """Folds the spreads of the plans `[T, B]` into the per-task scale; 0 means unplanned."""
     plan_scale = statistics.update_running_moments(
         agent.statistics.plan_scale,
@@ -119,17 +160,24 @@ def update_plan_scale(agent: AgentState, trajectory: Trajectory, spread: jax.Arr
         trajectory.task_id,
         (spread > 0.0) & jnp.isfinite(spread),
         decay=update.STATISTICS_DECAY,
+        axis_name=axis_name,
     )
     return agent.replace(statistics=agent.statistics.replace(plan_scale=plan_scale))
 
 
-def update_observation_moments(agent: AgentState, trajectory: Trajectory) -> AgentState:
+def update_observation_moments(
+    agent: AgentState, trajectory: Trajectory, *, axis_name: tuple[str, ...] = ()
+) -> AgentState:
     """Folds the rollout into the moments that normalise observations.
 
     It comes after learning: the policy that is improved must be the one that collected.
     """
     observation = observation_moments.update_observation_moments(
-        agent.statistics.observation, trajectory.observation, trajectory.task_id, trajectory.valid
+        agent.statistics.observation,
+        trajectory.observation,
+        trajectory.task_id,
+        trajectory.valid,
+        axis_name=axis_name,
     )
     return agent.replace(statistics=agent.statistics.replace(observation=observation))
 
@@ -153,23 +201,25 @@ def learn_from_rollout(
     """
     keys = jax.random.split(key, 3)
     discount = jnp.asarray(env.discount)[env.task_id]
+    axis_name = env.axis_name
     metrics: dict[str, jax.Array] = {}
     if cfg.learns_from_real:
         data = policy_update.real_policy_data(
-            networks, agent, trajectory, discount, beta=beta, cfg=cfg
+            networks, agent, trajectory, discount, beta=beta, cfg=cfg, axis_name=axis_name
         )
         agent, policy_metrics = policy_update.policy_update(
-            networks, optimizers.policy, agent, data, keys[0], cfg=cfg
+            networks, optimizers.policy, agent, data, keys[0], cfg=cfg, axis_name=axis_name
         )
-        metrics.update(_policy_metrics(policy_metrics, data, cfg))
+        metrics.update(_policy_metrics(policy_metrics, data, cfg, axis_name))
+    fresh = (trajectory, discount)
     if cfg.has_critic:
         agent, critic_metrics = update.critic_update(
-            networks, optimizers.critic, agent, trajectory, discount, keys[1], cfg=cfg
+            networks, optimizers.critic, agent, *fresh, keys[1], cfg=cfg, axis_name=axis_name
         )
         metrics.update(critic_metrics)
     if beta is not None:
         agent, exploration_metrics = update.exploration_update(
-            networks, optimizers.exploration, agent, trajectory, discount, keys[2], cfg=cfg
+            networks, optimizers.exploration, agent, *fresh, keys[2], cfg=cfg, axis_name=axis_name
         )
         metrics.update(exploration_metrics)
     return agent, metrics
@@ -231,40 +281,57 @@ def replay_update(
 ) -> tuple[AgentState, Metrics]:
     """One update from replay: world model and EMA, then the policy."""
     sample_key, model_key, data_key, policy_key = jax.random.split(key, 4)
+    axis_name = env.axis_name
     window = buffer.sample(
         replay,
         sample_key,
         batch_size=cfg.world_model.batch_size,
         window=cfg.world_model.horizon,
-        num_envs=env.num_envs,
+        layout=env.layout,
+        axis_name=axis_name,
     )
     task_id = window.task_id
     discount = jnp.asarray(env.discount)[task_id]
     agent, z, model_metrics = update.world_model_update(
-        networks, optimizers.world_model, agent, window, discount, model_key, cfg=cfg
+        networks,
+        optimizers.world_model,
+        agent,
+        window,
+        discount,
+        model_key,
+        cfg=cfg,
+        axis_name=axis_name,
     )
     metrics = dict(model_metrics)
     if cfg.policy.objective == "pathwise":
-        tasks = jnp.broadcast_to(task_id, z.shape[:2]).reshape(-1)
         agent, policy_metrics = policy_update.pathwise_policy_update(
             networks,
             optimizers.policy,
             agent,
-            z.reshape(-1, z.shape[-1]),
-            tasks,
+            update.flatten(z),
+            update.flatten(jnp.broadcast_to(task_id, z.shape[:2])),
             policy_key,
             beta=beta,
             cfg=cfg,
+            axis_name=axis_name,
         )
-        metrics.update(_policy_metrics(policy_metrics, None, cfg))
+        metrics.update(_policy_metrics(policy_metrics, None, cfg, axis_name))
     elif cfg.policy.data == "imagined":
         data = policy_update.imagined_policy_data(
-            networks, agent, z[0], task_id, discount, data_key, beta=beta, cfg=cfg
+            networks,
+            agent,
+            z[0],
+            task_id,
+            discount,
+            data_key,
+            beta=beta,
+            cfg=cfg,
+            axis_name=axis_name,
         )
         agent, policy_metrics = policy_update.policy_update(
-            networks, optimizers.policy, agent, data, policy_key, cfg=cfg
+            networks, optimizers.policy, agent, data, policy_key, cfg=cfg, axis_name=axis_name
         )
-        metrics.update(_policy_metrics(policy_metrics, data, cfg))
+        metrics.update(_policy_metrics(policy_metrics, data, cfg, axis_name))
     return agent, metrics
 
 
@@ -274,7 +341,9 @@ def rollout_metrics(env: MultiTaskEnv, timesteps: Timestep) -> Metrics:
     task_id = jnp.broadcast_to(env.task_id, timesteps.reward.shape)
 
     def moments(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return statistics.per_task_moments(x, task_id, mask, num_tasks=num_tasks)
+        return statistics.per_task_moments(
+            x, task_id, mask, num_tasks=num_tasks, axis_name=env.axis_name
+        )
 
     complete = timesteps.episode_complete
     episode_return, _, episodes = moments(timesteps.episode_return, complete)
@@ -292,7 +361,10 @@ def rollout_metrics(env: MultiTaskEnv, timesteps: Timestep) -> Metrics:
 
 
 def _policy_metrics(
-    metrics: Metrics, data: policy_update.PolicyData | None, cfg: Config
+    metrics: Metrics,
+    data: policy_update.PolicyData | None,
+    cfg: Config,
+    axis_name: tuple[str, ...],
 ) -> Metrics:
     """Adds what shows whether the trust region held, and the old policy's entropy."""
     kl = metrics["policy/kl"]
@@ -303,7 +375,7 @@ def _policy_metrics(
     )
     if data is not None:
         entropy = distributions.entropy(data.old.std, data.context.action_mask)
-        metrics["policy/entropy"] = jnp.mean(entropy)
+        metrics["policy/entropy"] = rows.mean(entropy, axis_name)
     return metrics
 
 

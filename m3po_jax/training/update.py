@@ -1,4 +1,8 @@
-"""One gradient update of each part of the agent, as pure functions."""
+"""One gradient update of each part of the agent, as pure functions.
+
+With mesh axes in `axis_name` the data are this device's share; losses, gradients and statistics are
+those of all data, and alike on every device.
+"""
 
 from typing import Any
 
@@ -8,7 +12,7 @@ import optax
 
 from m3po_jax.config import Config
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import checks, finite, returns, statistics, two_hot
+from m3po_jax.ops import checks, finite, returns, rows, statistics, two_hot
 from m3po_jax.ops.minibatches import minibatches
 from m3po_jax.policy import exploration
 from m3po_jax.training.rollout import exploration_values, perceive
@@ -40,6 +44,7 @@ def world_model_update(
     key: jax.Array,
     *,
     cfg: Config,
+    axis_name: tuple[str, ...] = (),
 ) -> tuple[AgentState, jax.Array, Metrics]:
     """One step on the world-model loss, and the EMA of the Q heads.
 
@@ -53,6 +58,7 @@ def world_model_update(
         discount: gamma_k of the windows `[B]`.
         key: Consumed.
         cfg: The run's settings.
+        axis_name: Mesh axes over which the windows are spread.
 
     Returns:
         The agent, the latents of all observations `[W + 1, B, Z]` and metrics.
@@ -64,19 +70,24 @@ def world_model_update(
     z_target = networks.encode(params, window.next_observation, e)
     args = (target_model(networks, agent), z_target, context, window, discount, target_key)
     if cfg.world_model.value_target == "td":
-        value_target = world_model_losses.td_targets(*args)
+        value_target = world_model_losses.td_targets(*args, axis_name=axis_name)
     else:
-        value_target = world_model_losses.lambda_targets(*args, cfg=cfg.world_model)
+        value_target = world_model_losses.lambda_targets(
+            *args, cfg=cfg.world_model, axis_name=axis_name
+        )
     checks.check_finite("world model, replayed steps", window)
     checks.check_range("world model, replayed termination", window.termination, 0.0, 1.0)
     checks.check_finite("world model, latents of the next observations", z_target)
     checks.check_finite("world model, value targets", value_target)
 
     def loss_fn(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
+        params = rows.spread(params, axis_name)
         losses, first = world_model_losses.world_model_losses(
-            networks, params, window, z_target, value_target, dropout_key
+            networks, params, window, z_target, value_target, dropout_key, axis_name=axis_name
         )
-        total, means = world_model_losses.total_loss(losses, window.mask, cfg=cfg.world_model)
+        total, means = world_model_losses.total_loss(
+            losses, window.mask, cfg=cfg.world_model, axis_name=axis_name
+        )
         return total, (means, first)
 
     (total, (means, first)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
@@ -93,7 +104,7 @@ def world_model_update(
     metrics["world_model/skipped"] = (~taken).astype(jnp.float32)
     metrics["world_model/loss"] = total
     metrics["world_model/gradient_norm"] = optax.global_norm(gradient)
-    metrics["world_model/value_target"] = jnp.mean(value_target)
+    metrics["world_model/value_target"] = rows.mean(value_target, axis_name)
     latents = jnp.concatenate([first[None], z_target])
     return new_agent, jax.lax.stop_gradient(latents), metrics
 
@@ -107,6 +118,7 @@ def critic_update(
     key: jax.Array,
     *,
     cfg: Config,
+    axis_name: tuple[str, ...] = (),
 ) -> tuple[AgentState, Metrics]:
     """Fits V_mf to the lambda-returns of the fresh rollout (never to a bonus)."""
     context, z, z_next = encode_trajectory(networks, agent, trajectory)
@@ -124,15 +136,23 @@ def critic_update(
         z, e, target, valid = batch
         logits = networks.value_logits(params, z, e)
         return statistics.masked_mean(
-            two_hot.cross_entropy(logits, target, networks.support), valid
+            two_hot.cross_entropy(logits, target, networks.support), valid, axis_name=axis_name
         )
 
     data = flatten((z, context.e, target, trajectory.valid))
     params, opt_state, fit_metrics = _fit(
-        "critic", loss_fn, optimizer, agent.params.critic, agent.critic_opt, data, key, cfg
+        "critic",
+        loss_fn,
+        optimizer,
+        agent.params.critic,
+        agent.critic_opt,
+        data,
+        key,
+        cfg=cfg,
+        axis_name=axis_name,
     )
     agent = agent.replace(params=agent.params.replace(critic=params), critic_opt=opt_state)
-    target_mean = statistics.masked_mean(target, trajectory.valid)
+    target_mean = statistics.masked_mean(target, trajectory.valid, axis_name=axis_name)
     return agent, {**fit_metrics, "critic/target": target_mean}
 
 
@@ -145,6 +165,7 @@ def exploration_update(
     key: jax.Array,
     *,
     cfg: Config,
+    axis_name: tuple[str, ...] = (),
 ) -> tuple[AgentState, Metrics]:
     """Bonuses of the fresh rollout, and one fit of their critic Q_x (ALGORITHM section 4)."""
     context, z, z_next = encode_trajectory(networks, agent, trajectory)
@@ -161,13 +182,13 @@ def exploration_update(
         task_id,
         valid,
         decay=STATISTICS_DECAY,
+        axis_name=axis_name,
     )
     moments = finite.keep_finite(moments, agent.statistics.discrepancy)
     value = model_free_value(networks, agent, z, context.e)
-    q_mf_n, q_mb_n, value_n, task_id_n = flatten((q_mf, q_mb, value, task_id))
     bonus = exploration.discrepancy_bonus(
-        q_mf_n, q_mb_n, value_n, task_id_n, moments, cfg=cfg.exploration
-    ).reshape(valid.shape)
+        q_mf, q_mb, value, task_id, moments, cfg=cfg.exploration, axis_name=axis_name
+    )
 
     next_mean, _ = model.policy(z_next, context)
     next_value = exploration_values(networks, agent.target_exploration, z_next, next_mean, context)
@@ -179,13 +200,21 @@ def exploration_update(
         z, a, e, target, valid = batch
         logits = networks.exploration_logits(params, z, a, e)
         return statistics.masked_mean(
-            two_hot.cross_entropy(logits, target, networks.support), valid
+            two_hot.cross_entropy(logits, target, networks.support), valid, axis_name=axis_name
         )
 
     data = flatten((z, jnp.tanh(u) * context.action_mask, context.e, target, valid))
     old, old_opt = agent.params.exploration, agent.exploration_opt
     params, opt_state, fit_metrics = _fit(
-        "exploration", loss_fn, optimizer, old, old_opt, data, key, cfg
+        "exploration",
+        loss_fn,
+        optimizer,
+        old,
+        old_opt,
+        data,
+        key,
+        cfg=cfg,
+        axis_name=axis_name,
     )
     agent = agent.replace(
         params=agent.params.replace(exploration=params),
@@ -195,8 +224,10 @@ def exploration_update(
     )
     metrics = {
         **fit_metrics,
-        "exploration/bonus": statistics.masked_mean(bonus, valid),
-        "exploration/discrepancy": statistics.masked_mean(jnp.abs(q_mf - q_mb), valid),
+        "exploration/bonus": statistics.masked_mean(bonus, valid, axis_name=axis_name),
+        "exploration/discrepancy": statistics.masked_mean(
+            jnp.abs(q_mf - q_mb), valid, axis_name=axis_name
+        ),
     }
     return agent, metrics
 
@@ -223,8 +254,11 @@ def ema(target: Params, source: Params, decay: float) -> Params:
 
 
 def flatten(tree: Any) -> Any:
-    """Merges the two leading axes of every leaf."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+    """Samples `[B * T, ...]` of time-major leaves `[T, B, ...]`, those of a row together.
+
+    So samples that lie on one device are consecutive in the order of all samples.
+    """
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
 def _fit(
@@ -235,20 +269,28 @@ def _fit(
     opt_state: optax.OptState,
     data: Any,
     key: jax.Array,
+    *,
     cfg: Config,
+    axis_name: tuple[str, ...],
 ) -> tuple[Params, optax.OptState, Metrics]:
     """Epochs of regression; the metrics are the last loss and gradient norm, and steps left out."""
 
     def step(carry: tuple, batch: Any) -> tuple[tuple, tuple[jax.Array, ...]]:
         params, _ = carry
-        loss, gradient = jax.value_and_grad(loss_fn)(params, batch)
+        loss, gradient = jax.value_and_grad(
+            lambda params: loss_fn(rows.spread(params, axis_name), batch)
+        )(params)
         taken = finite.is_finite(module, {"total": loss}, gradient)
         updates, opt_state = optimizer.update(gradient, carry[1], params)
         new = finite.select(taken, (optax.apply_updates(params, updates), opt_state), carry)
         return new, (loss, optax.global_norm(gradient), (~taken).astype(jnp.float32))
 
     batches = minibatches(
-        data, key, epochs=cfg.critic.epochs, num_minibatches=cfg.critic.minibatches
+        data,
+        key,
+        epochs=cfg.critic.epochs,
+        num_minibatches=cfg.critic.minibatches,
+        axis_name=axis_name,
     )
     (params, opt_state), (loss, norm, skipped) = jax.lax.scan(step, (params, opt_state), batches)
     return (

@@ -37,6 +37,7 @@ CHANGEABLE = (
     "train.checkpoint_every",
     "train.log_every",
     "train.max_skipped_updates",
+    "train.num_devices",
 )
 
 _LIBRARIES = (

@@ -22,27 +22,24 @@ class Imagined:
     continuation: jax.Array  # [H, ...] probability of no termination
 
 
-def imagine(
-    model: LatentModel, z: jax.Array, context: Any, key: jax.Array, *, horizon: int
-) -> Imagined:
-    """Follows the model's stochastic policy for `horizon` steps.
+def imagine(model: LatentModel, z: jax.Array, context: Any, noise: jax.Array) -> Imagined:
+    """Follows the model's stochastic policy for `H` steps.
 
     Args:
         model: The latent model.
         z: Start latents `[..., Z]`.
         context: What the model needs of the task; it stays the same over time.
-        key: Consumed.
-        horizon: Number of steps H.
+        noise: Standard normal draws `[H, ..., A]` of the actions.
     """
 
-    def step(z: jax.Array, key: jax.Array) -> tuple[jax.Array, Imagined]:
+    def step(z: jax.Array, noise: jax.Array) -> tuple[jax.Array, Imagined]:
         mean, std = model.policy(z, context)
-        u = mean + std * jax.random.normal(key, mean.shape)
+        u = mean + std * noise
         z_next, reward, continuation = model.next(z, u, context)
         return z_next, Imagined(z, z_next, u, mean, std, reward, continuation)
 
     # Horizons are short: unrolled, the steps need no loop and fuse better.
-    _, imagined = jax.lax.scan(step, z, jax.random.split(key, horizon), unroll=True)
+    _, imagined = jax.lax.scan(step, z, noise, unroll=True)
     return imagined
 
 

@@ -6,7 +6,7 @@ import optax
 
 from m3po_jax.config import WorldModelConfig
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import returns, two_hot
+from m3po_jax.ops import returns, rows, two_hot
 from m3po_jax.ops.symlog import symlog
 from m3po_jax.types import Params, Window
 from m3po_jax.world_model.imagine import imagine
@@ -20,6 +20,8 @@ def td_targets(
     window: Window,
     discount: jax.Array,
     key: jax.Array,
+    *,
+    axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
     """TD-MPC2's targets `r + gamma (1 - d) min Q(z', a')` over two random EMA heads.
 
@@ -30,13 +32,14 @@ def td_targets(
         window: The real steps.
         discount: gamma_k of the windows `[B]`.
         key: Consumed.
+        axis_name: Mesh axes over which the windows are spread.
 
     Returns:
         Targets `[W, B]`.
     """
     head_key, action_key = jax.random.split(key)
     mean, std = model.policy(z_next, context)
-    u = mean + std * jax.random.normal(action_key, mean.shape)
+    u = mean + std * _noise(action_key, window, 1, axis_name)[0]
     values = model.values(z_next, u, context)
     heads = jax.random.permutation(head_key, values.shape[0])[:2]
     value = jnp.min(values[heads], axis=0)
@@ -52,6 +55,7 @@ def lambda_targets(
     key: jax.Array,
     *,
     cfg: WorldModelConfig,
+    axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
     """Model-based targets `r + gamma (1 - d) G`, G a lambda-return imagined from `z'`.
 
@@ -59,11 +63,11 @@ def lambda_targets(
     heads. Arguments and result as in `td_targets`.
     """
     steps = cfg.imagined_target_steps
-    imagine_key, value_key = jax.random.split(key)
-    imagined = imagine(model, z_next, context, imagine_key, horizon=steps)
+    noise = _noise(key, window, steps + 1, axis_name)
+    imagined = imagine(model, z_next, context, noise[:-1])
     # The values that G needs are of z^1 ... z^n; the action in z^n is drawn here.
     mean, std = model.policy(imagined.z_next[-1], context)
-    last_u = mean + std * jax.random.normal(value_key, mean.shape)
+    last_u = mean + std * noise[-1]
     u = jnp.concatenate([imagined.u[1:], last_u[None]])
     value = model.value(imagined.z_next, u, context)
     lambda_return = lambda r, d, v: returns.lambda_return(  # noqa: E731
@@ -83,6 +87,8 @@ def world_model_losses(
     z_target: jax.Array,
     value_target: jax.Array,
     key: jax.Array,
+    *,
+    axis_name: tuple[str, ...] = (),
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Losses of every step of the windows, unscaled and unmasked.
 
@@ -96,6 +102,7 @@ def world_model_losses(
         z_target: Latents of the true next observations `[W, B, Z]`, without gradient.
         value_target: Q targets `[W, B]`, without gradient.
         key: Consumed by dropout.
+        axis_name: Mesh axes over which the windows are spread.
 
     Returns:
         `consistency`, `reward`, `value` and, where the model has these heads, `termination` and
@@ -113,7 +120,15 @@ def world_model_losses(
     e_t = jnp.broadcast_to(e, (*z_t.shape[:-1], e.shape[-1]))
     inputs = (z_t, actions, e_t)
     reward_logits = networks.apply_model(params, "reward_logits", *inputs)
-    q_logits = networks.apply_model(params, "q_logits", *inputs, train=True, rngs={"dropout": key})
+
+    def train_q(z: jax.Array, a: jax.Array, e: jax.Array, key: jax.Array) -> jax.Array:
+        logits: jax.Array = networks.apply_model(
+            params, "q_logits", z, a, e, train=True, rngs={"dropout": key}
+        )
+        return logits
+
+    keys = rows.keys(key, rows.numbers(window.task_id.size, axis_name))
+    q_logits = jax.vmap(train_q, in_axes=(1, 1, 1, 0), out_axes=2)(*inputs, keys)
     targets = jnp.broadcast_to(value_target, q_logits.shape[:-1])
     losses = {
         "consistency": jnp.mean((jnp.stack(predicted) - z_target) ** 2, axis=-1),
@@ -131,7 +146,11 @@ def world_model_losses(
 
 
 def total_loss(
-    losses: dict[str, jax.Array], mask: jax.Array, *, cfg: WorldModelConfig
+    losses: dict[str, jax.Array],
+    mask: jax.Array,
+    *,
+    cfg: WorldModelConfig,
+    axis_name: tuple[str, ...] = (),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Scales, masks and sums the losses: `sum_t rho^t mean_B(...) / W`.
 
@@ -139,6 +158,7 @@ def total_loss(
         losses: Losses `[W, B]` by name.
         mask: 1 for steps that count `[W, B]`.
         cfg: Scales and rho.
+        axis_name: Mesh axes over which the windows are spread.
 
     Returns:
         The total `[]` and the unscaled masked mean of each loss `[]`.
@@ -155,6 +175,15 @@ def total_loss(
     total = jnp.zeros(())
     for name, loss in losses.items():
         total += scales[name] * jnp.sum(weight * loss)
-    count = jnp.maximum(jnp.sum(mask), 1.0)
-    means = {name: jnp.sum(mask * loss) / count for name, loss in losses.items()}
-    return total / (horizon * mask.shape[1]), means
+    sums = {name: jnp.sum(mask * loss) for name, loss in losses.items()}
+    total, sums, count = jax.lax.psum((total, sums, jnp.sum(mask)), axis_name)
+    means = {name: x / jnp.maximum(count, 1.0) for name, x in sums.items()}
+    return total / (horizon * mask.shape[1] * jax.lax.axis_size(axis_name)), means
+
+
+def _noise(key: jax.Array, window: Window, steps: int, axis_name: tuple[str, ...]) -> jax.Array:
+    """Draws of the actions of `steps` imagined steps from each real one, `[steps, W, B, A]`."""
+    horizon, batch_size, action_size = window.pre_tanh_action.shape
+    shape = (steps, horizon, action_size)
+    draws = rows.normal(key, rows.numbers(batch_size, axis_name), shape)
+    return jnp.moveaxis(draws, 0, 2)

@@ -97,6 +97,7 @@ def _observations(states, last):
 def test_attributes(env):
     assert env.num_envs == (3, 4, 5)
     assert (env.batch_size, env.observation_size, env.action_size) == (12, 3, 2)
+    # 3, 4 and 5 have no common divisor: one block, tasks in order.
     np.testing.assert_array_equal(env.task_id, [0] * 3 + [1] * 4 + [2] * 5)
     np.testing.assert_array_equal(env.action_mask, [[1, 1], [1, 1], [1, 0]])
     np.testing.assert_array_equal(env.episode_length, LENGTHS)
@@ -111,7 +112,7 @@ def test_resized_changes_the_number_of_environments_only(env):
     assert resized.specs == env.specs
     key = jax.random.key(0)
     np.testing.assert_array_equal(
-        resized.draw_resets(key)[2].observation, env.draw_resets(key)[2].observation[:2]
+        resized.draw_resets(key)[2].observation[:2], env.draw_resets(key)[2].observation[:2]
     )
 
 
@@ -198,7 +199,7 @@ def test_an_episode_goes_on_from_the_successor_or_from_the_pool(env, either):
     for t in range(STEPS):
         for i in np.flatnonzero(ended[t]):
             task = env.task_id[i]
-            chosen = (index[i] + resets[i]) % env.num_envs[task]
+            chosen = (index[i] + resets[i] % 2) % env.num_envs[task]
             expected = pool[task].observation[chosen]
             np.testing.assert_array_equal(after[t, i, : expected.shape[0]], expected)
         resets += ended[t]
@@ -213,8 +214,8 @@ def test_every_reset_of_an_unroll_starts_differently(env, rollout):
     first = np.asarray(states.observation)[0]
     for i in range(env.batch_size):
         starts = [first[i], *after[ended[:, i], i]]
-        # The pool holds as many starts as the task has environments, then it repeats.
-        starts = starts[: 1 + env.num_envs[env.task_id[i]]]
+        # The environment's own start of the pool, that of the next one, then the first again.
+        starts = starts[:3]
         assert len(np.unique(np.stack(starts), axis=0)) == len(starts) >= 3
 
 
@@ -222,7 +223,11 @@ def test_copies_start_differently_and_pools_are_fresh(env):
     state = env.init(jax.random.key(0), stagger=False)
     first, second = (env.draw_resets(jax.random.key(seed)) for seed in (1, 2))
     for task in range(len(NAMES)):
-        starts = [s[task].observation for s in (state.env_states, first, second)]
+        # Behind the pool of each task stands its first start once more.
+        pools = [pool[task].observation for pool in (first, second)]
+        for pool in pools:
+            np.testing.assert_array_equal(pool[-1], pool[0])
+        starts = [state.env_states[task].observation, *(pool[:-1] for pool in pools)]
         everything = np.concatenate(starts)
         assert len(np.unique(everything, axis=0)) == len(everything)
 
@@ -233,19 +238,6 @@ def test_a_new_pool_is_read_from_its_start(env, rollout):
     renewed = last.with_new_pool()
     assert not renewed.resets.any()
     np.testing.assert_array_equal(renewed.observation, last.observation)
-
-
-def test_renew_pool_draws_for_the_tasks_that_reset(env):
-    pool = env.draw_resets(jax.random.key(0))
-    state = env.init(jax.random.key(1), stagger=False)
-    # One environment of the second task has reset.
-    state = state.replace(resets=state.resets.at[4].set(2))
-    state, renewed = jax.jit(env.renew_pool)(state, pool, jax.random.key(2))
-    assert not state.resets.any()
-    drawn = env.draw_resets(jax.random.key(2))
-    for task, expected in enumerate((pool, drawn, pool)):
-        np.testing.assert_array_equal(renewed[task].observation, expected[task].observation)
-    assert not np.array_equal(pool[1].observation, drawn[1].observation)
 
 
 def test_aligned_episodes_truncate_at_their_length(env, rollout):
@@ -347,7 +339,9 @@ def test_streams_do_not_depend_on_the_other_tasks(env, stagger):
             there = [s.name for s in other.specs].index(spec.name)
             n = env.num_envs[task]
             for mine, theirs in ((state.env_states, other_state.env_states), (pool, other_pool)):
-                np.testing.assert_array_equal(mine[task].observation, theirs[there].observation[:n])
+                np.testing.assert_array_equal(
+                    mine[task].observation[:n], theirs[there].observation[:n]
+                )
             np.testing.assert_array_equal(
                 state.episode_step[env.task_id == task],
                 other_state.episode_step[other.task_id == there][:n],
@@ -372,6 +366,28 @@ def test_two_tasks_of_one_body_draw_different_starts():
     assert not np.any(np.all(np.asarray(a.observation) == np.asarray(b.observation), axis=-1))
 
 
+def test_equal_numbers_of_environments_interleave_the_tasks():
+    env = registry.make(
+        ["toy/PointReachA?num_envs=4", "toy/PointReachB"], config.EnvConfig(num_envs=2)
+    )
+    np.testing.assert_array_equal(env.task_id, [0, 0, 1, 0, 0, 1])
+    state = env.init(jax.random.key(0), stagger=False)
+    for task in range(2):
+        np.testing.assert_array_equal(
+            state.observation[env.task_id == task], state.env_states[task].observation
+        )
+
+
+def test_a_share_has_its_numbers_of_environments_of_every_task():
+    names = ["toy/PointReachA?num_envs=6", "toy/TerminatingPole"]
+    env = registry.make(names, config.EnvConfig(num_envs=3))
+    share = env.shard(3, ())
+    assert share.num_envs == (2, 1) and share.num_shards == 3
+    np.testing.assert_array_equal(np.tile(share.task_id, 3), env.task_id)
+    with pytest.raises(ValueError, match="3 environments of toy/TerminatingPole do not split over"):
+        env.shard(2, ())
+
+
 def test_init_and_resets_of_one_key_differ_from_another(env):
     first, again, other = (env.init(jax.random.key(s), stagger=True) for s in (0, 0, 1))
     np.testing.assert_array_equal(first.observation, again.observation)
@@ -392,27 +408,28 @@ def test_a_fault_is_invalid_and_resets_that_environment_alone(code, action_repea
     action = jnp.zeros((6, 2))
     step = jax.jit(env.step)
     state, _ = step(state, pool, action)
-    new_state, timestep = step(state, pool, action.at[1, 0].set(code))
-    bad = np.arange(6) == 1
+    # Rows alternate between the tasks: row 2 is the second faulty environment.
+    new_state, timestep = step(state, pool, action.at[2, 0].set(code))
+    bad = np.arange(6) == 2
     np.testing.assert_array_equal(timestep.valid, ~bad)
     np.testing.assert_array_equal(timestep.truncation, bad)
     assert not timestep.termination.any()
-    assert timestep.reward[1] == 0.0
-    np.testing.assert_array_equal(timestep.next_observation[1], state.observation[1])
-    assert timestep.episode_return[1] == state.episode_return[1]
+    assert timestep.reward[2] == 0.0
+    np.testing.assert_array_equal(timestep.next_observation[2], state.observation[2])
+    assert timestep.episode_return[2] == state.episode_return[2]
     assert not timestep.episode_complete.any()
     for x in jax.tree.leaves((new_state, timestep)):
         assert np.all(np.isfinite(x))
     # That environment starts anew, the others go on.
-    np.testing.assert_array_equal(new_state.observation[1], pool[0].observation[1])
-    np.testing.assert_array_equal(new_state.episode_step, [2, 0, 2, 2, 2, 2])
+    np.testing.assert_array_equal(new_state.observation[2], pool[0].observation[1])
+    np.testing.assert_array_equal(new_state.episode_step, [2, 2, 0, 2, 2, 2])
     np.testing.assert_array_equal(
         new_state.observation[~bad], np.asarray(timestep.next_observation)[~bad]
     )
     # The next episode of that environment is an ordinary one.
     _, timestep = step(new_state, pool, action)
     assert timestep.valid.all()
-    assert timestep.episode_length[1] == 1
+    assert timestep.episode_length[2] == 1
 
 
 def test_a_termination_without_a_fault_stays_one():

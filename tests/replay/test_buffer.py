@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from m3po_jax.replay import buffer
-from m3po_jax.types import Trajectory
+from m3po_jax.types import BatchLayout, Trajectory
 
 pytestmark = pytest.mark.usefixtures("strict_numerics")
 
@@ -16,11 +16,12 @@ T = 4
 NUM_ENVS = (3, 1, 2)
 B = sum(NUM_ENVS)
 CAPACITY = 12
-TASK_OF_ENV = np.repeat(np.arange(3), NUM_ENVS)
+LAYOUT = BatchLayout(NUM_ENVS)
+TASK_OF_ENV = LAYOUT.task_id
 
 add = jax.jit(buffer.add)
 sample = jax.jit(
-    functools.partial(buffer.sample, num_envs=NUM_ENVS), static_argnames=("batch_size", "window")
+    functools.partial(buffer.sample, layout=LAYOUT), static_argnames=("batch_size", "window")
 )
 
 
@@ -144,7 +145,7 @@ def test_tasks_are_stratified_and_the_remainder_is_uniform(rounds):
     state = filled(3)
     keys = jax.random.split(jax.random.key(1), 600)
     whole = 3 * rounds
-    draw = functools.partial(buffer.sample, batch_size=whole + 2, window=1, num_envs=NUM_ENVS)
+    draw = functools.partial(buffer.sample, batch_size=whole + 2, window=1, layout=LAYOUT)
     task_ids = np.asarray(jax.jit(jax.vmap(lambda key: draw(state, key).task_id))(keys))
     # Whole rounds in order, then two distinct tasks.
     np.testing.assert_array_equal(task_ids[:, :whole], np.tile([0, 1, 2], (600, rounds)))
@@ -152,6 +153,47 @@ def test_tasks_are_stratified_and_the_remainder_is_uniform(rounds):
     # Each of the two extra places is uniform over 3 tasks: 2 degrees of freedom, 5 deviations.
     for place in (-2, -1):
         assert chi_square(np.bincount(task_ids[:, place], minlength=3)) < 2.0 + 5.0 * 2.0
+
+
+@pytest.mark.parametrize("num_envs", [(3, 1, 2), (4, 2), (2, 2, 2), (5,)])
+def test_every_environment_of_a_task_comes_equally_often(key, num_envs):
+    """Window j of n falls into stratum j of N environments; N / n of one where n is the larger."""
+    layout = BatchLayout(num_envs)
+    batch = sum(num_envs)
+    step = jnp.broadcast_to(jnp.arange(batch, dtype=jnp.float32), (1, batch))
+    zeros = jnp.zeros((1, batch))
+    trajectory = Trajectory(
+        observation=step[..., None],
+        pre_tanh_action=step[..., None],
+        reward=step,
+        termination=zeros,
+        truncation=zeros,
+        valid=zeros + 1.0,
+        next_observation=step[..., None],
+        task_id=jnp.asarray(layout.task_id)[None],
+        behaviour_mean=step[..., None],
+        behaviour_std=step[..., None],
+    )
+    state = buffer.init(trajectory, batch_size=batch, capacity_per_env=1)
+    state = buffer.add(state, trajectory)
+    per_env = 30
+    windows = buffer.sample(
+        state,
+        key,
+        batch_size=per_env * max(num_envs) * len(num_envs),
+        window=1,
+        layout=layout,
+    )
+    row = np.asarray(windows.reward[0]).astype(int)
+    np.testing.assert_array_equal(layout.task_id[row], windows.task_id)
+    counts = np.bincount(row, minlength=batch)
+    for task, size in enumerate(num_envs):
+        own = counts[layout.task_id == task]
+        # Strata of a whole number of windows, whose ends alone can fall to either side.
+        expected = per_env * max(num_envs) / size
+        assert np.all(np.abs(own - expected) <= 1.0), (task, own)
+        if max(num_envs) % size == 0:
+            np.testing.assert_array_equal(own, expected)
 
 
 def test_different_keys_draw_different_windows():
@@ -254,9 +296,9 @@ def test_impossible_requests_are_refused(key):
     with pytest.raises(ValueError, match="6 environments, not 7"):
         buffer.init(unroll(0), batch_size=B + 1, capacity_per_env=CAPACITY)
     with pytest.raises(ValueError, match="must sum to the 6"):
-        buffer.sample(state, key, batch_size=4, window=1, num_envs=(3, 1))
+        buffer.sample(state, key, batch_size=4, window=1, layout=BatchLayout((3, 1)))
     with pytest.raises(ValueError, match=r"\[1, 12\]"):
-        buffer.sample(state, key, batch_size=4, window=CAPACITY + 1, num_envs=NUM_ENVS)
+        buffer.sample(state, key, batch_size=4, window=CAPACITY + 1, layout=LAYOUT)
     with pytest.raises(ValueError, match="does not divide"):
         odd = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), unroll(0))
         buffer.add(state, odd)

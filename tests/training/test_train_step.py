@@ -133,10 +133,10 @@ def test_save_restore_and_go_on_equals_not_stopping(experiment, step, states, tm
     assert_equal_trees(state, states[-1][0])
 
 
-def test_replay_holds_the_rewards_of_the_tasks_alone(states):
+def test_replay_holds_the_rewards_of_the_tasks_alone(experiment, states):
     """LinearQuadratic pays at most 0, the others 0 to 2 per agent step; a bonus would show."""
     reward = np.asarray(states[-1][0].replay.data["reward"])[:, :24]
-    point, quadratic, pole = reward[0:2], reward[2:4], reward[4:6]
+    point, quadratic, pole = (reward[experiment.env.task_id == task] for task in range(3))
     assert np.all(quadratic <= 0.0) and np.all(quadratic < 0.0, axis=-1).any()
     assert np.all((point >= 0.0) & (point <= 2.0))
     assert set(np.unique(pole)) <= {0.0, 1.0, 2.0}
@@ -164,9 +164,7 @@ def test_the_bonus_reaches_no_task_critic_and_no_evaluation(experiment, states):
     assert_equal_trees(play(agent, key), play(other, key))
 
     discount = jnp.asarray(env.discount)
-    window = buffer.sample(
-        states[-1][0].replay, key, batch_size=12, window=3, num_envs=env.num_envs
-    )
+    window = buffer.sample(states[-1][0].replay, key, batch_size=12, window=3, layout=env.layout)
     learn = jax.jit(
         lambda agent: update.world_model_update(
             networks,

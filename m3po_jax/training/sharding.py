@@ -1,0 +1,140 @@
+"""One program on many devices: the only module that names mesh axes.
+
+Environments, with their replay and rollouts, are spread over the axis `data`; parameters,
+optimizers, statistics, keys and counters are alike on every device. The same program runs on one
+device and on many, over any number of processes. (`jax.pmap` is in maintenance mode; `shard_map`
+is its successor.)
+"""
+
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from m3po_jax.config import Config, ConfigError
+from m3po_jax.config_validation import device_conflict, most_devices
+from m3po_jax.envs.multitask import MultiTaskEnv
+from m3po_jax.networks.factory import Networks
+from m3po_jax.replay.buffer import ReplayState
+from m3po_jax.training.evaluate import evaluate
+from m3po_jax.training.state import Optimizers, TrainState, init_train_state
+from m3po_jax.training.train_step import Collected, collect, learn
+
+AXES = ("data",)
+Devices = jax.sharding.Mesh
+
+# Specs stand in the place of whole subtrees, hence `Any`.
+_EVERYWHERE: Any = P()
+_ROWS: Any = P(AXES)  # leading axis: environments
+_COLUMNS: Any = P(None, AXES)  # [T, B, ...]
+_STATE = TrainState(
+    agent=_EVERYWHERE,
+    rollout=_ROWS,
+    replay=ReplayState(data=_ROWS, cursor=_EVERYWHERE, size=_EVERYWHERE),
+    key=_EVERYWHERE,
+    iteration=_EVERYWHERE,
+    updates=_EVERYWHERE,
+    update_debt=_EVERYWHERE,
+)
+_COLLECTED = Collected(
+    rollout=_ROWS, trajectory=_COLUMNS, timesteps=_COLUMNS, return_spread=_COLUMNS
+)
+
+
+def choose_devices(config: Config) -> Devices:
+    """The devices of a run.
+
+    `train.num_devices` of them, those of all processes in turn; 0 takes as many as the environments
+    and batches of the config split over.
+
+    Raises:
+        ConfigError: There are fewer, or a run of several processes would not use all of them.
+    """
+    available = jax.device_count()
+    wanted = config.train.num_devices or most_devices(config, available)
+    if wanted > available:
+        raise ConfigError(
+            f"config.train.num_devices = {wanted} is more than the {available} "
+            f"{jax.default_backend()} device(s) of this run; give at most {available}, or 0 for all"
+        )
+    if jax.process_count() > 1 and wanted < available:
+        reason = device_conflict(config, available) or "config.train.num_devices is less"
+        raise ConfigError(
+            f"{jax.process_count()} processes must use all of their {available} devices: {reason}"
+        )
+    kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.make_mesh((wanted,), AXES, axis_types=kinds, devices=jax.devices()[:wanted])
+
+
+def placed(mesh: Devices, shapes: TrainState) -> TrainState:
+    """The state's shapes with the place of each leaf, as `jax.ShapeDtypeStruct`s."""
+
+    def place(spec: P, part: Any) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
+        )
+
+    state: TrainState = jax.tree.map(place, _STATE, shapes, is_leaf=lambda x: isinstance(x, P))
+    return state
+
+
+def shard_init(
+    mesh: Devices, env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config
+) -> jax.stages.Wrapped:
+    """A compiled function from a key to the state before the first step, spread over the mesh."""
+    init = functools.partial(
+        init_train_state, env.shard(mesh.size, AXES), networks, optimizers, cfg
+    )
+    # Simulators begin loops with constants, which the types of varying values do not allow.
+    return jax.jit(
+        jax.shard_map(init, mesh=mesh, in_specs=_EVERYWHERE, out_specs=_STATE, check_vma=False)
+    )
+
+
+def shard_train_step(
+    mesh: Devices, env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config
+) -> jax.stages.Wrapped:
+    """One compiled training iteration `state -> (state, metrics)` over all devices of the mesh.
+
+    The state is donated. Collecting needs no gradient and, but for the pool of first states, no
+    exchange. Learning is checked by JAX's types: what must be alike on every device provably is.
+    """
+    share = env.shard(mesh.size, AXES)
+    collect_here = jax.shard_map(
+        functools.partial(collect, env=share, networks=networks, cfg=cfg),
+        mesh=mesh,
+        in_specs=(_STATE,),
+        out_specs=_COLLECTED,
+        check_vma=False,  # see shard_init
+    )
+    learn_here = jax.shard_map(
+        functools.partial(learn, env=share, networks=networks, optimizers=optimizers, cfg=cfg),
+        mesh=mesh,
+        in_specs=(_STATE, _COLLECTED),
+        out_specs=(_STATE, _EVERYWHERE),
+    )
+    return jax.jit(lambda state: learn_here(state, collect_here(state)), donate_argnums=0)
+
+
+def shard_evaluate(
+    mesh: Devices, env: MultiTaskEnv, networks: Networks, cfg: Config, *, policy: str
+) -> jax.stages.Wrapped:
+    """A compiled evaluation `(agent, key) -> Episodes`; the result `[B]` is on every device.
+
+    Args:
+        mesh: The devices.
+        env: Environments of the evaluation, which split over the mesh.
+        networks: The bundle.
+        cfg: The run's settings.
+        policy: See `evaluate`.
+    """
+    play = functools.partial(
+        evaluate, env=env.shard(mesh.size, AXES), networks=networks, cfg=cfg, policy=policy
+    )
+    sharded = jax.shard_map(
+        play, mesh=mesh, in_specs=(_EVERYWHERE, _EVERYWHERE), out_specs=_ROWS, check_vma=False
+    )
+    return jax.jit(sharded, out_shardings=NamedSharding(mesh, _EVERYWHERE))
