@@ -21,6 +21,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["m3po_jax", "m3po_jax.*"]),
+    package_data={"m3po_jax.report": ["*.css"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2",
@@ -28,6 +29,7 @@ setuptools.setup(
         "chex>=0.1.90",
         "flax>=0.12,<0.14",
         "jax>=0.10,<0.13",
+        "matplotlib>=3.9",
         "ml-collections>=1",
         "mujoco>=3.3",
         "mujoco-mjx>=3.3",
@@ -50,6 +52,7 @@ setuptools.setup(
             "m3po-train = m3po_jax.cli.train:run",
             "m3po-evaluate = m3po_jax.cli.evaluate:run",
             "m3po-tasks = m3po_jax.cli.tasks:run",
+            "m3po-report = m3po_jax.cli.report:run",
         ]
     },
     classifiers=[

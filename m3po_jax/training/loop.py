@@ -17,6 +17,7 @@ from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.ops import checks
 from m3po_jax.replay import buffer
+from m3po_jax.training import model_error
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.evaluate import Episodes, evaluate
 from m3po_jax.training.fault import FaultWatch
@@ -36,6 +37,7 @@ from m3po_jax.training.workdir import holds_metrics
 _SUMMED = ("rollout/episodes", "rollout/faults", SKIPPED)
 # Evaluations draw from a stream of their own, which training never touches.
 _EVALUATION_STREAM = 0x5EED
+_MODEL_ERROR_STREAM = 0xE4404
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +190,7 @@ def evaluate_workdir(
         config: Settings of the run.
         workdir: Its folder.
         episodes: Episodes of each task.
-        policy: `planner` or `prior`.
+        policy: `planner`, `prior` or `random`.
         seed: Seed of starts and of the planner's samples.
 
     Raises:
@@ -231,6 +233,7 @@ class _Run:
         self._progress = progress
         self._began = time.monotonic()
         self._logged = self._began
+        self._model_errors = model_error.make_model_errors(experiment.env, experiment.networks)
         self._returns = {spec.name: float("nan") for spec in experiment.env.specs}
         progress.say(_description(experiment))
         restored = checkpointer.restore_latest(experiment.state_shapes())
@@ -282,8 +285,7 @@ class _Run:
             return
         step = self._checked_step() if debug else self._compiled_step()
         # Before the first step, so that a stop never waits for this.
-        compile_evaluation = functools.partial(evaluator.compile, policy=cfg.eval_policy)
-        self._timed("the evaluation", lambda: compile_evaluation(self._state.agent))
+        self._timed("the evaluation", functools.partial(self._compile_evaluation, evaluator))
         stopping = stop()
         pending: list[dict[str, jax.Array]] = []
         while not (self.finished or stopping):
@@ -335,6 +337,21 @@ class _Run:
 
         return run
 
+    def _compile_evaluation(self, evaluator: Evaluator) -> None:
+        policy = self._experiment.config.train.eval_policy
+        evaluator.compile(self._state.agent, policy=policy)
+        self._measure_model()
+
+    def _measure_model(self) -> dict[str, Any]:
+        """The key `model_error` of eval.jsonl; nothing without a world model."""
+        config, specs = self._experiment.config, self._experiment.env.specs
+        if not config.has_model:
+            return {}
+        key = jax.random.fold_in(jax.random.key(config.seed), _MODEL_ERROR_STREAM)
+        errors = self._model_errors(self._state.agent, self._state.replay, key)
+        names = [spec.name for spec in specs]
+        return {"model_error": model_error.as_record(jax.device_get(errors), names)}
+
     def _meta(self) -> dict[str, Any]:
         return {"wall_seconds": self._wall_seconds(), "env_steps": self.env_steps}
 
@@ -373,6 +390,7 @@ class _Run:
         record = {
             **_position(self._experiment, self._iteration, self._wall_seconds()),
             **result,
+            **self._measure_model(),
         }
         self._writer.write_evaluation(record)
         returns = {name: task["return_mean"] for name, task in result["tasks"].items()}

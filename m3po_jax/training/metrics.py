@@ -16,7 +16,12 @@ from typing import Any, TextIO
 import rich.console
 
 from m3po_jax.config import UserError
-from m3po_jax.training.workdir import EVALUATION_FILE, METRICS_FILE, write_atomically
+from m3po_jax.training.workdir import (
+    EVALUATION_FILE,
+    METRICS_FILE,
+    SAVED_EVALUATION_FILE,
+    write_atomically,
+)
 
 STEP = "env_steps"
 
@@ -120,9 +125,54 @@ class MetricsWriter:
 
 
 def read_evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Returns the complete lines of eval.jsonl in order; none where there is no file."""
-    path = pathlib.Path(workdir) / EVALUATION_FILE
-    return [json.loads(line) for line in _complete_lines(path)]
+    """Returns the complete lines of eval.jsonl in order; none where there is no file.
+
+    Raises:
+        MetricsError: A line is damaged.
+    """
+    return [record for _, record in _records(pathlib.Path(workdir) / EVALUATION_FILE)]
+
+
+def save_evaluation(workdir: str | os.PathLike[str], record: Mapping[str, Any]) -> pathlib.Path:
+    """Keeps an evaluation beside those of training, which eval.jsonl holds alone.
+
+    Returns:
+        The file that it was appended to.
+
+    Raises:
+        MetricsError: The file cannot be written.
+    """
+    path = pathlib.Path(workdir) / SAVED_EVALUATION_FILE
+    with _write_errors_named(path, lambda: None), open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    return path
+
+
+def read_saved_evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns what `save_evaluation` kept, in order.
+
+    Raises:
+        MetricsError: A line is damaged.
+    """
+    return [record for _, record in _records(pathlib.Path(workdir) / SAVED_EVALUATION_FILE)]
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, list[float]]:
+    """Returns the complete rows of metrics.csv by column; {} where there are none.
+
+    Raises:
+        MetricsError: A row is damaged.
+    """
+    path = pathlib.Path(workdir) / METRICS_FILE
+    header, rows = _rows(path)
+    columns: dict[str, list[float]] = {name: [] for name in header}
+    for number, (_, _, cells) in enumerate(rows, start=2):
+        try:
+            for name, cell in zip(header, cells, strict=True):
+                columns[name].append(float(cell))
+        except ValueError:
+            raise _damaged(path, number) from None
+    return columns if rows else {}
 
 
 def evaluation_table(record: Mapping[str, Any]) -> str:
@@ -256,35 +306,43 @@ def _damaged(path: pathlib.Path, number: int) -> MetricsError:
     )
 
 
-def _kept_rows(path: pathlib.Path, env_steps: int) -> list[str]:
+def _rows(path: pathlib.Path) -> tuple[list[str], list[tuple[int, str, list[str]]]]:
+    """Returns the header, and env steps, text and cells of each row; refuses a damaged one."""
     lines = _complete_lines(path)
-    if not lines:
-        return []
-    header = next(csv.reader([lines[0]]))
-    kept = [lines[0]]
+    header = next(csv.reader(lines[:1]), [])
+    rows = []
     for number, line in enumerate(lines[1:], start=2):
         cells = next(csv.reader([line]), [])
         try:
             if len(cells) != len(header):
                 raise ValueError
-            step = int(cells[header.index(STEP)])
+            rows.append((int(cells[header.index(STEP)]), line, cells))
         except ValueError:
             raise _damaged(path, number) from None
-        if step <= env_steps:
-            kept.append(line)
-    return kept
+    return header, rows
+
+
+def _records(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
+    """Returns text and content of each line of JSON; refuses a damaged one."""
+    records = []
+    for number, line in enumerate(_complete_lines(path), start=1):
+        try:
+            record = json.loads(line)
+            record[STEP] + 0
+        except (ValueError, KeyError, TypeError):
+            raise _damaged(path, number) from None
+        records.append((line, record))
+    return records
+
+
+def _kept_rows(path: pathlib.Path, env_steps: int) -> list[str]:
+    _, rows = _rows(path)
+    kept = [line for step, line, _ in rows if step <= env_steps]
+    return [*_complete_lines(path)[:1], *kept]
 
 
 def _kept_records(path: pathlib.Path, env_steps: int) -> list[str]:
-    kept = []
-    for number, line in enumerate(_complete_lines(path), start=1):
-        try:
-            step = json.loads(line)[STEP]
-        except (ValueError, KeyError, TypeError):
-            raise _damaged(path, number) from None
-        if step <= env_steps:
-            kept.append(line)
-    return kept
+    return [line for line, record in _records(path) if record[STEP] <= env_steps]
 
 
 def _rewrite(path: pathlib.Path, lines: list[str], *, header_lines: int = 0) -> None:

@@ -3,10 +3,13 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from tests.report.fake_runs import make_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -130,6 +133,41 @@ def test_evaluate_prints_a_table_or_json(tmp_path):
     record = json.loads(call("evaluate", f"--workdir={tmp_path}", *flags).stdout)
     assert record["tasks"]["toy/PointReachA"]["episodes"] == 3
     assert (record["policy"], record["seed"]) == ("prior", 9)
+
+
+def test_evaluate_keeps_what_it_is_told_to_keep(tmp_path):
+    assert train(tmp_path).returncode == 0
+    assert call("evaluate", f"--workdir={tmp_path}").returncode == 0
+    assert not (tmp_path / "saved_eval.jsonl").exists()
+    flags = ["--policy=planner", "--policy=random", "--save", "--seed=4"]
+    result = call("evaluate", f"--workdir={tmp_path}", *flags)
+    assert result.returncode == 0, result.stderr
+    assert re.findall(r"^(\w+):$", result.stdout, re.MULTILINE) == ["planner", "random"]
+    saved = [json.loads(line) for line in (tmp_path / "saved_eval.jsonl").read_text().splitlines()]
+    assert [(r["policy"], r["seed"], r["env_steps"]) for r in saved] == [
+        ("planner", 4, 7),
+        ("random", 4, 7),
+    ]
+    assert train(tmp_path, "--overwrite").returncode == 0
+    assert not (tmp_path / "saved_eval.jsonl").exists()
+
+
+def test_report_takes_folders_with_and_without_a_name(tmp_path):
+    made = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate(("a s0", "a s1"))]
+    out = tmp_path / "my report"
+    result = call("report", str(made[0]), f"--out={out}", str(made[1]))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"wrote {out}/report.html\n"
+    assert "seed 1" not in result.stderr
+    text = (out / "report.html").read_text()
+    assert text.count("a s0") and text.count("a s1")
+    missing = call("report", f"--workdir={made[0]}", "--workdir", str(tmp_path / "none"))
+    assert missing.returncode == 2
+    assert missing.stderr == (
+        f"error: {tmp_path}/none holds no run (no config.json); train one there first\n"
+    )
+    nothing = call("report")
+    assert (nothing.returncode, nothing.stderr.split(";")[0]) == (2, "error: --workdir is needed")
 
 
 def test_evaluate_needs_a_checkpoint(tmp_path):
