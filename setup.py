@@ -38,12 +38,15 @@ setuptools.setup(
         "orbax-checkpoint>=0.11.30",
         "playground>=0.2,<0.3",
         "rich>=13",
+        "tensorboardX>=2.6",
     ],
     extras_require={
         "test": TEST,
         "dev": [*TEST, "mypy", "pre-commit", "ruff"],
         # rliable's arch does not import with pandas 3
-        "experiments": ["matplotlib", "pandas<3", "rliable>=1.2"],
+        "experiments": ["pandas<3", "rliable>=1.2"],
+        "wandb": ["wandb>=0.19"],
+        "render": ["imageio-ffmpeg>=0.5", "pillow>=10"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },

@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from m3po_jax.config import KL_BOUND_FACTOR
 from m3po_jax.envs import scores
 from m3po_jax.report import curves
 from m3po_jax.report.figures import Line, Panel
 from m3po_jax.report.runs import Group, Run
 
-# KL of one update may reach this multiple of policy.kl_target (PolicyConfig.kl_target).
-_KL_BOUND_FACTOR = 1.5
 _ZERO = (0.0,)
 _AHEAD = "agent steps ahead"
 _POLICIES = ("planner", "prior", "random")
@@ -145,7 +144,7 @@ def planner_and_prior(groups: Sequence[Group]) -> Section:
 
 def trust_region(groups: Sequence[Group]) -> Section:
     """Measured KL of the policy's updates against its bound, and the entropy."""
-    bounds = {_KL_BOUND_FACTOR * float(group.config["policy.kl_target"]) for group in groups}
+    bounds = {KL_BOUND_FACTOR * float(group.config["policy.kl_target"]) for group in groups}
     levels = tuple(("bound" if len(bounds) == 1 else f"bound {b:g}", b) for b in sorted(bounds))
     panels = [
         _panel(groups, title, _column(f"policy/{name}"), ylabel=unit, levels=lines, include=zero)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from m3po_jax.config import Config, ConfigError
+from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
 from m3po_jax.envs import registry, scores
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import Networks, make_networks
@@ -21,8 +21,9 @@ from m3po_jax.training import model_error
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.evaluate import Episodes, evaluate
 from m3po_jax.training.fault import FaultWatch
-from m3po_jax.training.metrics import MetricsWriter, Progress, evaluation_table, read_evaluations
+from m3po_jax.training.metrics import MetricsWriter, Sink, evaluation_table, read_evaluations
 from m3po_jax.training.preemption import Preempted
+from m3po_jax.training.progress import Progress
 from m3po_jax.training.state import (
     AgentState,
     Optimizers,
@@ -142,6 +143,8 @@ def train_and_evaluate(
     *,
     stop: Callable[[], bool] = lambda: False,
     debug: bool = False,
+    sinks: Sequence[Sink] = (),
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Trains until `total_env_steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -152,6 +155,8 @@ def train_and_evaluate(
             `preemption.stop_on_signals` does on a signal. `threading.Event().is_set` fits.
         debug: Whether to assert in every iteration that observations, actions, targets, losses and
             gradients are finite and in range. The first that is not ends the run.
+        sinks: Further logs, as `event_logs.make_sinks` gives them.
+        quiet: Prints nothing.
 
     Returns:
         The last evaluation, as in eval.jsonl.
@@ -164,15 +169,21 @@ def train_and_evaluate(
         Preempted: `stop` was true; the run is saved and goes on when called again.
     """
     experiment = make_experiment(config)
-    progress = Progress(config.train.total_env_steps)
-    with Checkpointer(workdir) as checkpointer, MetricsWriter(workdir) as writer:
+    bound = KL_BOUND_FACTOR * config.policy.kl_target
+    kl_bound = None if config.policy.trust_region == "none" else bound
+    with (
+        Checkpointer(workdir) as checkpointer,
+        MetricsWriter(workdir, sinks) as writer,
+        Progress(config.train.total_env_steps, kl_bound=kl_bound, quiet=quiet) as progress,
+    ):
         run = _Run(experiment, checkpointer, writer, progress, pathlib.Path(workdir))
         if run.finished and not run.lacks_evaluation:
             progress.say(f"The run in {workdir} is done: {run.env_steps:,} env steps.")
         else:
             run.train(stop, debug=debug)
-    record = read_evaluations(workdir)[-1]
-    progress.say(evaluation_table(record))
+        record = read_evaluations(workdir)[-1]
+        progress.close()
+        progress.say(evaluation_table(record))
     return record
 
 
@@ -234,7 +245,6 @@ class _Run:
         self._began = time.monotonic()
         self._logged = self._began
         self._model_errors = model_error.make_model_errors(experiment.env, experiment.networks)
-        self._returns = {spec.name: float("nan") for spec in experiment.env.specs}
         progress.say(_description(experiment))
         restored = checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:
@@ -378,11 +388,7 @@ class _Run:
                     {f"{name}/{task}": float(x) for task, x in zip(names, value, strict=True)}
                 )
         self._writer.write(row)
-        for name in names:
-            latest = row[f"rollout/episode_return/{name}"]
-            if not np.isnan(latest):
-                self._returns[name] = latest
-        self._progress.update(self.env_steps, self._returns)
+        self._progress.update(row)
 
     def _evaluate(self, evaluator: Evaluator) -> None:
         config = self._experiment.config

@@ -1,19 +1,13 @@
-"""What a run writes down and says: metrics.csv, eval.jsonl and the progress line."""
+"""What a run writes down: metrics.csv and eval.jsonl, and the same rows to other logs."""
 
-import collections
 import contextlib
 import csv
 import io
 import json
-import math
 import os
 import pathlib
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
-
-import rich.console
+from typing import Any, Protocol, TextIO
 
 from m3po_jax.config import UserError
 from m3po_jax.training.workdir import (
@@ -30,6 +24,22 @@ class MetricsError(UserError):
     """A metrics file does not fit the run or is damaged; the text says what to do."""
 
 
+class Sink(Protocol):
+    """Where else the rows of metrics.csv and the lines of eval.jsonl go."""
+
+    def start_after(self, env_steps: int) -> None:
+        """Comes first: what was written past `env_steps` is void and will be written again."""
+
+    def write(self, row: Mapping[str, float | int]) -> None:
+        """Takes a row of metrics.csv."""
+
+    def write_evaluation(self, record: Mapping[str, Any]) -> None:
+        """Takes a line of eval.jsonl."""
+
+    def close(self) -> None:
+        """Comes last."""
+
+
 class MetricsWriter:
     """Appends to metrics.csv and eval.jsonl of a workdir; every line is flushed.
 
@@ -37,8 +47,10 @@ class MetricsWriter:
     the restored checkpoint: what a killed process wrote past it will be written again.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str]):
-        """Opens nothing yet; files appear with their first line."""
+    def __init__(self, workdir: str | os.PathLike[str], sinks: Sequence[Sink] = ()):
+        """Opens nothing yet; files appear with their first line. Sinks get all of it as well."""
+        self._workdir = pathlib.Path(workdir)
+        self._sinks = sinks
         self._metrics_path = pathlib.Path(workdir) / METRICS_FILE
         self._evaluation_path = pathlib.Path(workdir) / EVALUATION_FILE
         self._header: list[str] | None = None
@@ -64,6 +76,7 @@ class MetricsWriter:
                 raise self._header_error(row)
             self._metrics.write(_csv_line([_number(row[name]) for name in self._header]))
             self._metrics.flush()
+        self._tell(lambda sink: sink.write(row))
 
     def write_evaluation(self, record: Mapping[str, Any]) -> None:
         """Appends one line to eval.jsonl; `env_steps` must be among the keys."""
@@ -75,6 +88,7 @@ class MetricsWriter:
             open(self._evaluation_path, "a", encoding="utf-8") as file,
         ):
             file.write(line)
+        self._tell(lambda sink: sink.write_evaluation(record))
 
     def truncate_after(self, env_steps: int) -> None:
         """Drops rows and lines of both files past `env_steps`, and a torn last line.
@@ -88,6 +102,7 @@ class MetricsWriter:
         with _write_errors_named(metrics.parent, self.close):
             _rewrite(metrics, _kept_rows(metrics, env_steps), header_lines=1)
             _rewrite(evaluations, _kept_records(evaluations, env_steps))
+        self._tell(lambda sink: sink.start_after(env_steps))
 
     def close(self) -> None:
         """Closes metrics.csv; a later `write` opens it again."""
@@ -100,8 +115,14 @@ class MetricsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes the files."""
+        """Closes the files and the sinks."""
         self.close()
+        self._tell(lambda sink: sink.close())
+
+    def _tell(self, what: Callable[[Sink], None]) -> None:
+        for sink in self._sinks:
+            with _write_errors_named(self._workdir, self.close):
+                what(sink)
 
     def _open(self, row: Mapping[str, float | int]) -> None:
         lines = _complete_lines(self._metrics_path)
@@ -198,65 +219,6 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class Progress:
-    """Says from time to time how far the run is: one line each, coloured on a terminal.
-
-    The speed is that of the last minute, because steps before the first update cost less.
-    """
-
-    def __init__(
-        self,
-        total_env_steps: int,
-        *,
-        min_interval_s: float = 5.0,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        """Sets the end of the run, the least seconds between lines, and where to print."""
-        self._total = total_env_steps
-        self._min_interval_s = min_interval_s
-        self._clock = clock
-        self._last_print = -float("inf")
-        self._recent: collections.deque[tuple[float, int]] = collections.deque()
-        # soft_wrap: a line stays one line in a log file, however long
-        self._console = rich.console.Console(
-            file=stream or sys.stdout, highlight=False, soft_wrap=True
-        )
-
-    def say(self, text: str) -> None:
-        """Prints a line at once."""
-        self._console.print(text, markup=False)
-
-    def update(self, env_steps: int, returns: Mapping[str, float]) -> None:
-        """Notes the position, and prints it when the last line is old enough or the run ends.
-
-        Args:
-            env_steps: Simulator steps done, over all tasks.
-            returns: Mean return of recent training episodes by task; NaN where none ended.
-        """
-        now = self._clock()
-        self._recent.append((now, env_steps))
-        while len(self._recent) > 2 and now - self._recent[0][0] > 60.0:
-            self._recent.popleft()
-        if now - self._last_print < self._min_interval_s and env_steps < self._total:
-            return
-        self._last_print = now
-        self._console.print(self._line(now, env_steps, returns), markup=False, style="cyan")
-
-    def _line(self, now: float, env_steps: int, returns: Mapping[str, float]) -> str:
-        then, steps_then = self._recent[0]
-        parts = [f"{env_steps:,}/{self._total:,} env steps", f"{env_steps / self._total:4.0%}"]
-        if now > then and env_steps > steps_then:
-            rate = (env_steps - steps_then) / (now - then)
-            left = max(self._total - env_steps, 0) / rate
-            parts += [f"{rate:,.0f} steps/s", f"{_duration(left)} left"]
-        scores = ", ".join(
-            f"{name} {'-' if math.isnan(value) else f'{value:.1f}'}"
-            for name, value in returns.items()
-        )
-        return "  ".join([*parts, f"return: {scores}"] if scores else parts)
-
-
 @contextlib.contextmanager
 def _write_errors_named(path: pathlib.Path, close: Callable[[], None]) -> Iterator[None]:
     try:
@@ -273,12 +235,6 @@ def _write_errors_named(path: pathlib.Path, close: Callable[[], None]) -> Iterat
 
 def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {seconds:02d}s"
 
 
 def _number(value: float | int) -> str:

@@ -26,6 +26,8 @@ EVALUATION_FILE = "eval.jsonl"
 SAVED_EVALUATION_FILE = "saved_eval.jsonl"  # of `m3po-evaluate --save`
 CHECKPOINT_FOLDER = "checkpoints"
 FAULT_FOLDER = "fault"
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_FILE = ".wandb_id"
 LOCK_FILE = ".lock"
 
 # What a resumed run may change: how long it goes on and how often it reports. The first may only
@@ -304,5 +306,9 @@ def _remove_run(path: pathlib.Path) -> None:
         (path / CHECKPOINT_FOLDER).rmdir()
     if (path / FAULT_FOLDER / CONFIG_FILE).exists():
         shutil.rmtree(path / FAULT_FOLDER)
-    for name in (METRICS_FILE, EVALUATION_FILE, SAVED_EVALUATION_FILE, CONFIG_FILE):
+    for events in (path / TENSORBOARD_FOLDER).glob("events.out.tfevents.*"):
+        events.unlink()
+    with contextlib.suppress(OSError):
+        (path / TENSORBOARD_FOLDER).rmdir()
+    for name in (METRICS_FILE, EVALUATION_FILE, SAVED_EVALUATION_FILE, WANDB_FILE, CONFIG_FILE):
         (path / name).unlink(missing_ok=True)

@@ -24,7 +24,7 @@ assert "jax" not in sys.modules
 class NumericsError(UserError):
     exit_code = 70
 
-def train_and_evaluate(config, workdir, *, stop):
+def train_and_evaluate(config, workdir, *, stop, sinks, quiet):
     assert not stop()
     if os.environ.get("FAULT") == "numerics":
         raise NumericsError("losses of policy were not finite")
@@ -37,7 +37,8 @@ def train_and_evaluate(config, workdir, *, stop):
     checkpoints = workdir / "checkpoints" / "5"
     checkpoints.mkdir(parents=True, exist_ok=True)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    got = {"config": dataclasses.asdict(config), "workdir": str(workdir), "cache": cache}
+    got = {"config": dataclasses.asdict(config), "workdir": str(workdir), "cache": cache,
+           "sinks": [type(sink).__name__ for sink in sinks], "quiet": quiet}
     print(json.dumps(got))
     return {}
 
@@ -90,6 +91,29 @@ def test_the_loop_gets_the_config_and_the_workdir(tmp_path):
     assert got["config"]["planner"]["collect"] is False
     assert got["config"]["tasks"] == ["toy/PointReachB", "toy/PointReachA?num_envs=4"]
     assert json.loads((tmp_path / "a run/config.json").read_text())["config"] == got["config"]
+
+
+def test_what_is_said_and_logged(tmp_path):
+    plain = json.loads(train(tmp_path).stdout)
+    assert (plain["quiet"], plain["sinks"]) == (False, ["TensorBoard"])
+    assert plain["config"]["train"]["log_every"] == 1
+    flags = ["--quiet", "--notensorboard", "--log_every=5", "--config.train.log_every=2"]
+    other = json.loads(train(tmp_path, *flags).stdout)
+    assert (other["quiet"], other["sinks"]) == (True, [])
+    assert other["config"]["train"]["log_every"] == 5
+    refused = train(tmp_path, "--log_every=0")
+    assert (refused.returncode, "log_every" in refused.stderr) == (2, True)
+
+
+def test_a_missing_wandb_is_named_before_anything_is_made(tmp_path):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    # find_spec finds nothing where a module is known to be None
+    (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['wandb'] = None\n")
+    result = train(tmp_path / "run", "--wandb", PYTHONPATH=f"{hidden}:{ROOT}")
+    assert result.returncode == 2
+    assert "pip install 'm3po_jax[wandb]'" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_resume_refuse_and_overwrite(tmp_path):
