@@ -24,7 +24,7 @@ assert "jax" not in sys.modules
 class NumericsError(UserError):
     exit_code = 70
 
-def train_and_evaluate(config, workdir, *, stop, sinks, quiet):
+def train_and_evaluate(config, workdir, *, stop, sinks, quiet, debug):
     assert not stop()
     if os.environ.get("FAULT") == "numerics":
         raise NumericsError("losses of policy were not finite")
