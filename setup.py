@@ -21,6 +21,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["m3po_jax", "m3po_jax.*"]),
+    package_data={"m3po_jax.report": ["*.css"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2",
@@ -28,6 +29,7 @@ setuptools.setup(
         "chex>=0.1.90",
         "flax>=0.12,<0.14",
         "jax>=0.10,<0.13",
+        "matplotlib>=3.9",
         "ml-collections>=1",
         "mujoco>=3.3",
         "mujoco-mjx>=3.3",
@@ -36,12 +38,15 @@ setuptools.setup(
         "orbax-checkpoint>=0.11.30",
         "playground>=0.2,<0.3",
         "rich>=13",
+        "tensorboardX>=2.6",
     ],
     extras_require={
         "test": TEST,
         "dev": [*TEST, "mypy", "pre-commit", "ruff"],
         # rliable's arch does not import with pandas 3
-        "experiments": ["matplotlib", "pandas<3", "rliable>=1.2"],
+        "experiments": ["pandas<3", "rliable>=1.2"],
+        "wandb": ["wandb>=0.19"],
+        "render": ["imageio-ffmpeg>=0.5", "pillow>=10"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },
@@ -50,6 +55,7 @@ setuptools.setup(
             "m3po-train = m3po_jax.cli.train:run",
             "m3po-evaluate = m3po_jax.cli.evaluate:run",
             "m3po-tasks = m3po_jax.cli.tasks:run",
+            "m3po-report = m3po_jax.cli.report:run",
         ]
     },
     classifiers=[

@@ -8,6 +8,7 @@ M3PO on three tasks at once: CartpoleBalance, CartpoleSwingup, ReacherEasy (MuJo
   1. set up .venv with the pinned requirements      (first time only, a few minutes)
   2. train into runs/classic, or go on with the run there
   3. evaluate the trained agent
+  4. write a report with all curves, a page for the browser
 On 2 CPU cores this takes up to 25 minutes. Stop it with Ctrl-C at any time; run it again to go on.
 TEXT
 
@@ -20,8 +21,12 @@ echo "training; the first lines come after the program is compiled (a minute or 
 "$M3PO_PY" -m m3po_jax.cli.train --config=experiments/configs/classic.py --workdir=runs/classic "$@"
 
 echo
-echo "evaluating the trained agent, 16 episodes of each task"
-"$M3PO_PY" -m m3po_jax.cli.evaluate --workdir=runs/classic --episodes=16
+echo "evaluating the trained agent with and without planning and random actions, 16 episodes each"
+"$M3PO_PY" -m m3po_jax.cli.evaluate --workdir=runs/classic --episodes=16 --save \
+    --policy=random --policy=prior --policy=planner
+
+echo
+"$M3PO_PY" -m m3po_jax.cli.report --workdir=runs/classic
 
 cat <<TEXT
 
@@ -30,4 +35,5 @@ done. Everything is in $M3PO_ROOT/runs/classic:
   metrics.csv   one row per training iteration
   eval.jsonl    one line per evaluation
   checkpoints/  the newest states; the same command goes on from there
+  report/       report.html and its pictures and numbers: open $M3PO_ROOT/runs/classic/report/report.html
 TEXT

@@ -11,6 +11,10 @@ from typing import Any
 
 import ml_collections
 
+# The bound on the measured KL of one policy update, in units of policy.kl_target (PPO's rule of
+# thumb).
+KL_BOUND_FACTOR = 1.5
+
 
 class UserError(Exception):
     """A mistake that the user can mend: the commands print its text and no traceback."""

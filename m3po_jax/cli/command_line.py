@@ -32,7 +32,7 @@ def run(main: Callable[[], None], usage: str, *, positional: str | None = None) 
     Args:
         main: The command; it reads `flags.FLAGS`.
         usage: Text of `--help`.
-        positional: A flag that can also be given as the argument without a name.
+        positional: A flag that is needed and can also be given as arguments without a name.
     """
 
     def guarded(_: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ def run(main: Callable[[], None], usage: str, *, positional: str | None = None) 
             print(usage.strip())
             sys.exit(0)
         try:
-            rest = parse_flags(_named(list(argv), positional))
+            rest = parse_flags(list(argv), positional=positional)
         except UserError as error:
             fail(str(error))
         # absl would go to INFO, where Orbax writes pages for every checkpoint
@@ -69,12 +69,18 @@ def fail(message: str, code: int = USER_ERROR) -> NoReturn:
     sys.exit(code)
 
 
-def parse_flags(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+def parse_flags(
+    argv: list[str],
+    flag_values: flags.FlagValues = flags.FLAGS,
+    *,
+    positional: str | None = None,
+) -> list[str]:
     """Parses `argv` into the flags.
 
     Args:
         argv: Command line, the program first.
         flag_values: The flags to set.
+        positional: A flag that arguments without a name go to, and that must have a value.
 
     Returns:
         The program name alone.
@@ -87,12 +93,15 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) ->
         if source is None:
             raise ConfigError(f"--config.{key} needs --config=FILE before it")
         check_override(key, value)
+    flag_values.set_gnu_getopt(True)  # flags may follow arguments
     try:
         rest: list[str] = flag_values(argv)
     except flags.Error as error:
         raise ConfigError(_flag_message(error, source)) from error
     except Exception as error:  # a config file is the user's program: it can raise anything
         raise ConfigError(_file_message(error, source)) from error
+    if positional is not None:
+        rest = _take_arguments(rest, flag_values[positional])
     if len(rest) > 1:
         raise ConfigError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
     return rest
@@ -135,11 +144,14 @@ def use_compile_cache() -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
-def _named(argv: list[str], positional: str | None) -> list[str]:
-    """Gives the last argument, if it is no flag, the name `positional`."""
-    if positional is None or len(argv) < 2 or argv[-1].startswith("-"):
-        return argv
-    return [*argv[:-1], f"--{positional}={argv[-1]}"]
+def _take_arguments(rest: list[str], flag: flags.Flag) -> list[str]:
+    """Gives the arguments without a name to the flag; only a repeated flag takes several."""
+    many = isinstance(flag, flags.MultiFlag)
+    while len(rest) > 1 and (many or flag.value is None):
+        flag.parse(rest.pop(1))
+    if flag.value is None:
+        raise ConfigError(_flag_needed(flag.name))
+    return rest
 
 
 def _config_file(argv: Sequence[str]) -> str | None:
@@ -203,7 +215,11 @@ def _flag_message(error: flags.Error, source: str | None) -> str:
         return text
     if missing[1] == "config" and source is not None:
         return f"{source} does not load: get_config() returned nothing"
-    return f"--{missing[1]} is needed; --help says how to call this command"
+    return _flag_needed(missing[1])
+
+
+def _flag_needed(name: str) -> str:
+    return f"--{name} is needed; --help says how to call this command"
 
 
 def _file_message(error: Exception, source: str | None) -> str:

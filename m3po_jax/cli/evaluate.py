@@ -1,12 +1,14 @@
 """Evaluates the newest checkpoint of a run.
 
-m3po-evaluate --workdir=DIR [--episodes=16] [--policy=planner|prior] [--seed=0] [--json]
+m3po-evaluate --workdir=DIR [--episodes=16] [--policy=NAME ...] [--seed=0] [--json] [--save]
 
 --workdir=DIR   the folder of the run
 --episodes=16   episodes of each task
---policy=NAME   planner: plan with the learned model; prior: the policy network alone
+--policy=NAME   planner: plan with the learned model; prior: the policy network alone; random:
+                random actions, to compare with; repeat it to evaluate several
 --seed=0        seed of the starts and of the planner's samples
 --json          prints one line of JSON (as in eval.jsonl) in place of the table
+--save          keeps the result in DIR/saved_eval.jsonl, for m3po-report
 """
 
 import json
@@ -29,19 +31,27 @@ def main() -> None:
     command_line.use_compile_cache()
     from m3po_jax.training import loop, metrics
 
-    record = loop.evaluate_workdir(
-        config, FLAGS.workdir, episodes=FLAGS.episodes, policy=FLAGS.policy, seed=FLAGS.seed
-    )
-    print(json.dumps(record) if FLAGS.json else metrics.evaluation_table(record))
+    for policy in FLAGS.policy:
+        record = loop.evaluate_workdir(
+            config, FLAGS.workdir, episodes=FLAGS.episodes, policy=policy, seed=FLAGS.seed
+        )
+        if FLAGS.json:
+            print(json.dumps(record))
+        else:
+            print(f"{policy}:\n{metrics.evaluation_table(record)}")
+        if FLAGS.save:
+            metrics.save_evaluation(FLAGS.workdir, {**record, "seed": FLAGS.seed})
 
 
 def run() -> None:
     """Entry point of `m3po-evaluate`."""
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_integer("episodes", 16, "Episodes of each task.", lower_bound=1)
-    flags.DEFINE_enum("policy", "planner", ["planner", "prior"], "What acts.")
+    policies = ["planner", "prior", "random"]
+    flags.DEFINE_multi_enum("policy", ["planner"], policies, "What acts.")
     flags.DEFINE_integer("seed", 0, "Seed of the evaluation.", lower_bound=0)
     flags.DEFINE_bool("json", False, "Print JSON.")
+    flags.DEFINE_bool("save", False, "Keep the result for the report.")
     flags.mark_flag_as_required("workdir")
     command_line.run(main, __doc__)
 

@@ -41,7 +41,6 @@ def main() -> None:
 def run() -> None:
     """Entry point of the command."""
     flags.DEFINE_string("bundle", None, "The bundle.")
-    flags.mark_flag_as_required("bundle")
     command_line.run(main, __doc__, positional="bundle")
 
 

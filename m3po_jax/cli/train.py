@@ -1,6 +1,6 @@
 """Trains an agent.
 
-m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite]
+m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [--quiet] ...
 
 --config=FILE       a Python file with get_config(), as experiments/configs/classic.py
 --config.KEY=VALUE  overrides one setting, as --config.train.total_env_steps=50000;
@@ -10,9 +10,16 @@ m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite]
 --overwrite         deletes the run in the workdir and starts anew
 --debug             asserts in every iteration that observations, actions, targets, losses and
                     gradients are finite and in range; slower, ends at the first that is not
+--quiet             prints errors alone; on a terminal a live display is the default
+--log_every=N       writes and shows a row every N iterations (config.train.log_every)
+--notensorboard     writes no TensorBoard event files to DIR/tensorboard
+--wandb             logs to Weights & Biases as well; needs pip install 'm3po_jax[wandb]'
 
 SIGTERM and SIGINT (Ctrl-C) finish the iteration and save; the same command goes on from there.
 """
+
+import dataclasses
+import pathlib
 
 from absl import flags
 
@@ -27,15 +34,24 @@ FLAGS = flags.FLAGS
 def main() -> None:
     """Checks the settings and the workdir before the slow imports, then trains."""
     config = from_config_dict(FLAGS.config)
+    if FLAGS.log_every is not None:
+        train = dataclasses.replace(config.train, log_every=FLAGS.log_every)
+        config = dataclasses.replace(config, train=train)
     validate(config)
+    from m3po_jax.training import event_logs
+
+    path = pathlib.Path(FLAGS.workdir).absolute()
+    sinks = event_logs.make_sinks(path, tensorboard=FLAGS.tensorboard, wandb=FLAGS.wandb)
     with (
-        workdir.open_workdir(FLAGS.workdir, config, overwrite=FLAGS.overwrite) as run_folder,
+        workdir.open_workdir(path, config, overwrite=FLAGS.overwrite),
         preemption.stop_on_signals() as stop,
     ):
         command_line.use_compile_cache()
         from m3po_jax.training import loop
 
-        loop.train_and_evaluate(config, run_folder.path, stop=stop, debug=FLAGS.debug)
+        loop.train_and_evaluate(
+            config, path, stop=stop, sinks=sinks, quiet=FLAGS.quiet, debug=FLAGS.debug
+        )
 
 
 def run() -> None:
@@ -44,6 +60,10 @@ def run() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_bool("overwrite", False, "Delete the run in the workdir and start anew.")
     flags.DEFINE_bool("debug", False, "Assert inside the iteration that numbers are sound.")
+    flags.DEFINE_bool("quiet", False, "Print errors alone.")
+    flags.DEFINE_integer("log_every", None, "Iterations between rows.", lower_bound=1)
+    flags.DEFINE_bool("tensorboard", True, "Write TensorBoard event files.")
+    flags.DEFINE_bool("wandb", False, "Log to Weights & Biases.")
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.run(main, __doc__)
 

@@ -14,13 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from m3po_jax.config import KL_BOUND_FACTOR as KL_BOUND_FACTOR
 from m3po_jax.config import PolicyConfig
 from m3po_jax.ops import distributions, finite, policy_gradient, rows
 from m3po_jax.ops.minibatches import minibatches
 from m3po_jax.types import Metrics, Params
 
-# The bound on the measured KL, in units of the target (PPO's rule of thumb).
-KL_BOUND_FACTOR = 1.5
 _PENALTY_RANGE = (1e-3, 1e3)
 _MAX_BACKTRACKS = 10
 

@@ -11,18 +11,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from m3po_jax.config import Config, ConfigError
+from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
 from m3po_jax.envs import registry, scores
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.ops import checks
 from m3po_jax.replay import buffer
-from m3po_jax.training import sharding
+from m3po_jax.training import model_error, sharding
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.evaluate import Episodes
 from m3po_jax.training.fault import FaultWatch
-from m3po_jax.training.metrics import MetricsWriter, Progress, evaluation_table, read_evaluations
+from m3po_jax.training.metrics import MetricsWriter, Sink, evaluation_table, read_evaluations
 from m3po_jax.training.preemption import Preempted
+from m3po_jax.training.progress import Progress
 from m3po_jax.training.state import (
     AgentState,
     Optimizers,
@@ -37,6 +38,7 @@ from m3po_jax.training.workdir import holds_metrics
 _SUMMED = ("rollout/episodes", "rollout/faults", SKIPPED)
 # Evaluations draw from a stream of their own, which training never touches.
 _EVALUATION_STREAM = 0x5EED
+_MODEL_ERROR_STREAM = 0xE4404
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +144,8 @@ def train_and_evaluate(
     *,
     stop: Callable[[], bool] = lambda: False,
     debug: bool = False,
+    sinks: Sequence[Sink] = (),
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Trains until `total_env_steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -152,6 +156,8 @@ def train_and_evaluate(
             `preemption.stop_on_signals` does on a signal. `threading.Event().is_set` fits.
         debug: Whether to assert in every iteration that observations, actions, targets, losses and
             gradients are finite and in range. The first that is not ends the run.
+        sinks: Further logs, as `event_logs.make_sinks` gives them.
+        quiet: Prints nothing.
 
     Returns:
         The last evaluation, as in eval.jsonl.
@@ -169,15 +175,21 @@ def train_and_evaluate(
             f"--debug runs on one device and this run has {experiment.mesh.size}; add "
             "--config.train.num_devices=1"
         )
-    progress = Progress(config.train.total_env_steps)
-    with Checkpointer(workdir) as checkpointer, MetricsWriter(workdir) as writer:
+    bound = KL_BOUND_FACTOR * config.policy.kl_target
+    kl_bound = None if config.policy.trust_region == "none" else bound
+    with (
+        Checkpointer(workdir) as checkpointer,
+        MetricsWriter(workdir, sinks) as writer,
+        Progress(config.train.total_env_steps, kl_bound=kl_bound, quiet=quiet) as progress,
+    ):
         run = _Run(experiment, checkpointer, writer, progress, pathlib.Path(workdir))
         if run.finished and not run.lacks_evaluation:
             progress.say(f"The run in {workdir} is done: {run.env_steps:,} env steps.")
         else:
             run.train(stop, debug=debug)
-    record = read_evaluations(workdir)[-1]
-    progress.say(evaluation_table(record))
+        record = read_evaluations(workdir)[-1]
+        progress.close()
+        progress.say(evaluation_table(record))
     return record
 
 
@@ -195,7 +207,7 @@ def evaluate_workdir(
         config: Settings of the run.
         workdir: Its folder.
         episodes: Episodes of each task.
-        policy: `planner` or `prior`.
+        policy: `planner`, `prior` or `random`.
         seed: Seed of starts and of the planner's samples.
 
     Raises:
@@ -238,7 +250,7 @@ class _Run:
         self._progress = progress
         self._began = time.monotonic()
         self._logged = self._began
-        self._returns = {spec.name: float("nan") for spec in experiment.env.specs}
+        self._model_errors = sharding.shard_model_errors(*experiment.parts[:3])
         progress.say(_description(experiment))
         restored = checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:
@@ -290,8 +302,7 @@ class _Run:
             return
         step = self._checked_step() if debug else self._compiled_step()
         # Before the first step, so that a stop never waits for this.
-        compile_evaluation = functools.partial(evaluator.compile, policy=cfg.eval_policy)
-        self._timed("the evaluation", lambda: compile_evaluation(self._state.agent))
+        self._timed("the evaluation", functools.partial(self._compile_evaluation, evaluator))
         stopping = stop()
         pending: list[dict[str, jax.Array]] = []
         while not (self.finished or stopping):
@@ -342,6 +353,21 @@ class _Run:
 
         return run
 
+    def _compile_evaluation(self, evaluator: Evaluator) -> None:
+        policy = self._experiment.config.train.eval_policy
+        evaluator.compile(self._state.agent, policy=policy)
+        self._measure_model()
+
+    def _measure_model(self) -> dict[str, Any]:
+        """The key `model_error` of eval.jsonl; nothing without a world model."""
+        config, specs = self._experiment.config, self._experiment.env.specs
+        if not config.has_model:
+            return {}
+        key = jax.random.fold_in(jax.random.key(config.seed), _MODEL_ERROR_STREAM)
+        errors = self._model_errors(self._state.agent, self._state.replay, key)
+        names = [spec.name for spec in specs]
+        return {"model_error": model_error.as_record(jax.device_get(errors), names)}
+
     def _meta(self) -> dict[str, Any]:
         return {"wall_seconds": self._wall_seconds(), "env_steps": self.env_steps}
 
@@ -368,11 +394,7 @@ class _Run:
                     {f"{name}/{task}": float(x) for task, x in zip(names, value, strict=True)}
                 )
         self._writer.write(row)
-        for name in names:
-            latest = row[f"rollout/episode_return/{name}"]
-            if not np.isnan(latest):
-                self._returns[name] = latest
-        self._progress.update(self.env_steps, self._returns)
+        self._progress.update(row)
 
     def _evaluate(self, evaluator: Evaluator) -> None:
         config = self._experiment.config
@@ -380,6 +402,7 @@ class _Run:
         record = {
             **_position(self._experiment, self._iteration, self._wall_seconds()),
             **result,
+            **self._measure_model(),
         }
         self._writer.write_evaluation(record)
         returns = {name: task["return_mean"] for name, task in result["tasks"].items()}

@@ -1,28 +1,43 @@
-"""What a run writes down and says: metrics.csv, eval.jsonl and the progress line."""
+"""What a run writes down: metrics.csv and eval.jsonl, and the same rows to other logs."""
 
-import collections
 import contextlib
 import csv
 import io
 import json
-import math
 import os
 import pathlib
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
-
-import rich.console
+from typing import Any, Protocol, TextIO
 
 from m3po_jax.config import UserError
-from m3po_jax.training.workdir import EVALUATION_FILE, METRICS_FILE, write_atomically
+from m3po_jax.training.workdir import (
+    EVALUATION_FILE,
+    METRICS_FILE,
+    SAVED_EVALUATION_FILE,
+    write_atomically,
+)
 
 STEP = "env_steps"
 
 
 class MetricsError(UserError):
     """A metrics file does not fit the run or is damaged; the text says what to do."""
+
+
+class Sink(Protocol):
+    """Where else the rows of metrics.csv and the lines of eval.jsonl go."""
+
+    def start_after(self, env_steps: int) -> None:
+        """Comes first: what was written past `env_steps` is void and will be written again."""
+
+    def write(self, row: Mapping[str, float | int]) -> None:
+        """Takes a row of metrics.csv."""
+
+    def write_evaluation(self, record: Mapping[str, Any]) -> None:
+        """Takes a line of eval.jsonl."""
+
+    def close(self) -> None:
+        """Comes last."""
 
 
 class MetricsWriter:
@@ -32,8 +47,10 @@ class MetricsWriter:
     the restored checkpoint: what a killed process wrote past it will be written again.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str]):
-        """Opens nothing yet; files appear with their first line."""
+    def __init__(self, workdir: str | os.PathLike[str], sinks: Sequence[Sink] = ()):
+        """Opens nothing yet; files appear with their first line. Sinks get all of it as well."""
+        self._workdir = pathlib.Path(workdir)
+        self._sinks = sinks
         self._metrics_path = pathlib.Path(workdir) / METRICS_FILE
         self._evaluation_path = pathlib.Path(workdir) / EVALUATION_FILE
         self._header: list[str] | None = None
@@ -59,6 +76,7 @@ class MetricsWriter:
                 raise self._header_error(row)
             self._metrics.write(_csv_line([_number(row[name]) for name in self._header]))
             self._metrics.flush()
+        self._tell(lambda sink: sink.write(row))
 
     def write_evaluation(self, record: Mapping[str, Any]) -> None:
         """Appends one line to eval.jsonl; `env_steps` must be among the keys."""
@@ -70,6 +88,7 @@ class MetricsWriter:
             open(self._evaluation_path, "a", encoding="utf-8") as file,
         ):
             file.write(line)
+        self._tell(lambda sink: sink.write_evaluation(record))
 
     def truncate_after(self, env_steps: int) -> None:
         """Drops rows and lines of both files past `env_steps`, and a torn last line.
@@ -83,6 +102,7 @@ class MetricsWriter:
         with _write_errors_named(metrics.parent, self.close):
             _rewrite(metrics, _kept_rows(metrics, env_steps), header_lines=1)
             _rewrite(evaluations, _kept_records(evaluations, env_steps))
+        self._tell(lambda sink: sink.start_after(env_steps))
 
     def close(self) -> None:
         """Closes metrics.csv; a later `write` opens it again."""
@@ -95,8 +115,14 @@ class MetricsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes the files."""
+        """Closes the files and the sinks."""
         self.close()
+        self._tell(lambda sink: sink.close())
+
+    def _tell(self, what: Callable[[Sink], None]) -> None:
+        for sink in self._sinks:
+            with _write_errors_named(self._workdir, self.close):
+                what(sink)
 
     def _open(self, row: Mapping[str, float | int]) -> None:
         lines = _complete_lines(self._metrics_path)
@@ -120,9 +146,54 @@ class MetricsWriter:
 
 
 def read_evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Returns the complete lines of eval.jsonl in order; none where there is no file."""
-    path = pathlib.Path(workdir) / EVALUATION_FILE
-    return [json.loads(line) for line in _complete_lines(path)]
+    """Returns the complete lines of eval.jsonl in order; none where there is no file.
+
+    Raises:
+        MetricsError: A line is damaged.
+    """
+    return [record for _, record in _records(pathlib.Path(workdir) / EVALUATION_FILE)]
+
+
+def save_evaluation(workdir: str | os.PathLike[str], record: Mapping[str, Any]) -> pathlib.Path:
+    """Keeps an evaluation beside those of training, which eval.jsonl holds alone.
+
+    Returns:
+        The file that it was appended to.
+
+    Raises:
+        MetricsError: The file cannot be written.
+    """
+    path = pathlib.Path(workdir) / SAVED_EVALUATION_FILE
+    with _write_errors_named(path, lambda: None), open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    return path
+
+
+def read_saved_evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns what `save_evaluation` kept, in order.
+
+    Raises:
+        MetricsError: A line is damaged.
+    """
+    return [record for _, record in _records(pathlib.Path(workdir) / SAVED_EVALUATION_FILE)]
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, list[float]]:
+    """Returns the complete rows of metrics.csv by column; {} where there are none.
+
+    Raises:
+        MetricsError: A row is damaged.
+    """
+    path = pathlib.Path(workdir) / METRICS_FILE
+    header, rows = _rows(path)
+    columns: dict[str, list[float]] = {name: [] for name in header}
+    for number, (_, _, cells) in enumerate(rows, start=2):
+        try:
+            for name, cell in zip(header, cells, strict=True):
+                columns[name].append(float(cell))
+        except ValueError:
+            raise _damaged(path, number) from None
+    return columns if rows else {}
 
 
 def evaluation_table(record: Mapping[str, Any]) -> str:
@@ -148,65 +219,6 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class Progress:
-    """Says from time to time how far the run is: one line each, coloured on a terminal.
-
-    The speed is that of the last minute, because steps before the first update cost less.
-    """
-
-    def __init__(
-        self,
-        total_env_steps: int,
-        *,
-        min_interval_s: float = 5.0,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        """Sets the end of the run, the least seconds between lines, and where to print."""
-        self._total = total_env_steps
-        self._min_interval_s = min_interval_s
-        self._clock = clock
-        self._last_print = -float("inf")
-        self._recent: collections.deque[tuple[float, int]] = collections.deque()
-        # soft_wrap: a line stays one line in a log file, however long
-        self._console = rich.console.Console(
-            file=stream or sys.stdout, highlight=False, soft_wrap=True
-        )
-
-    def say(self, text: str) -> None:
-        """Prints a line at once."""
-        self._console.print(text, markup=False)
-
-    def update(self, env_steps: int, returns: Mapping[str, float]) -> None:
-        """Notes the position, and prints it when the last line is old enough or the run ends.
-
-        Args:
-            env_steps: Simulator steps done, over all tasks.
-            returns: Mean return of recent training episodes by task; NaN where none ended.
-        """
-        now = self._clock()
-        self._recent.append((now, env_steps))
-        while len(self._recent) > 2 and now - self._recent[0][0] > 60.0:
-            self._recent.popleft()
-        if now - self._last_print < self._min_interval_s and env_steps < self._total:
-            return
-        self._last_print = now
-        self._console.print(self._line(now, env_steps, returns), markup=False, style="cyan")
-
-    def _line(self, now: float, env_steps: int, returns: Mapping[str, float]) -> str:
-        then, steps_then = self._recent[0]
-        parts = [f"{env_steps:,}/{self._total:,} env steps", f"{env_steps / self._total:4.0%}"]
-        if now > then and env_steps > steps_then:
-            rate = (env_steps - steps_then) / (now - then)
-            left = max(self._total - env_steps, 0) / rate
-            parts += [f"{rate:,.0f} steps/s", f"{_duration(left)} left"]
-        scores = ", ".join(
-            f"{name} {'-' if math.isnan(value) else f'{value:.1f}'}"
-            for name, value in returns.items()
-        )
-        return "  ".join([*parts, f"return: {scores}"] if scores else parts)
-
-
 @contextlib.contextmanager
 def _write_errors_named(path: pathlib.Path, close: Callable[[], None]) -> Iterator[None]:
     try:
@@ -223,12 +235,6 @@ def _write_errors_named(path: pathlib.Path, close: Callable[[], None]) -> Iterat
 
 def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {seconds:02d}s"
 
 
 def _number(value: float | int) -> str:
@@ -256,35 +262,43 @@ def _damaged(path: pathlib.Path, number: int) -> MetricsError:
     )
 
 
-def _kept_rows(path: pathlib.Path, env_steps: int) -> list[str]:
+def _rows(path: pathlib.Path) -> tuple[list[str], list[tuple[int, str, list[str]]]]:
+    """Returns the header, and env steps, text and cells of each row; refuses a damaged one."""
     lines = _complete_lines(path)
-    if not lines:
-        return []
-    header = next(csv.reader([lines[0]]))
-    kept = [lines[0]]
+    header = next(csv.reader(lines[:1]), [])
+    rows = []
     for number, line in enumerate(lines[1:], start=2):
         cells = next(csv.reader([line]), [])
         try:
             if len(cells) != len(header):
                 raise ValueError
-            step = int(cells[header.index(STEP)])
+            rows.append((int(cells[header.index(STEP)]), line, cells))
         except ValueError:
             raise _damaged(path, number) from None
-        if step <= env_steps:
-            kept.append(line)
-    return kept
+    return header, rows
+
+
+def _records(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
+    """Returns text and content of each line of JSON; refuses a damaged one."""
+    records = []
+    for number, line in enumerate(_complete_lines(path), start=1):
+        try:
+            record = json.loads(line)
+            record[STEP] + 0
+        except (ValueError, KeyError, TypeError):
+            raise _damaged(path, number) from None
+        records.append((line, record))
+    return records
+
+
+def _kept_rows(path: pathlib.Path, env_steps: int) -> list[str]:
+    _, rows = _rows(path)
+    kept = [line for step, line, _ in rows if step <= env_steps]
+    return [*_complete_lines(path)[:1], *kept]
 
 
 def _kept_records(path: pathlib.Path, env_steps: int) -> list[str]:
-    kept = []
-    for number, line in enumerate(_complete_lines(path), start=1):
-        try:
-            step = json.loads(line)[STEP]
-        except (ValueError, KeyError, TypeError):
-            raise _damaged(path, number) from None
-        if step <= env_steps:
-            kept.append(line)
-    return kept
+    return [line for line, record in _records(path) if record[STEP] <= env_steps]
 
 
 def _rewrite(path: pathlib.Path, lines: list[str], *, header_lines: int = 0) -> None:

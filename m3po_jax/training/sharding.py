@@ -19,6 +19,7 @@ from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import Networks
 from m3po_jax.replay.buffer import ReplayState
 from m3po_jax.training.evaluate import evaluate
+from m3po_jax.training.model_error import model_errors
 from m3po_jax.training.state import Optimizers, TrainState, init_train_state
 from m3po_jax.training.train_step import Collected, collect, learn
 
@@ -117,6 +118,19 @@ def shard_train_step(
         out_specs=(_STATE, _EVERYWHERE),
     )
     return jax.jit(lambda state: learn_here(state, collect_here(state)), donate_argnums=0)
+
+
+def shard_model_errors(mesh: Devices, env: MultiTaskEnv, networks: Networks) -> jax.stages.Wrapped:
+    """A compiled function `(agent, replay, key) -> ModelErrors`, alike on every device."""
+    measure = functools.partial(model_errors, env=env.shard(mesh.size, AXES), networks=networks)
+    return jax.jit(
+        jax.shard_map(
+            measure,
+            mesh=mesh,
+            in_specs=(_EVERYWHERE, _STATE.replay, _EVERYWHERE),
+            out_specs=_EVERYWHERE,
+        )
+    )
 
 
 def shard_evaluate(

@@ -222,12 +222,17 @@ def exploration_update(
         exploration_opt=opt_state,
         statistics=agent.statistics.replace(discrepancy=moments),
     )
+
+    def mean_per_task(x: jax.Array) -> jax.Array:
+        num_tasks = moments.mean.shape[0]
+        return statistics.per_task_moments(
+            x, task_id, valid, num_tasks=num_tasks, axis_name=axis_name
+        )[0]
+
     metrics = {
         **fit_metrics,
-        "exploration/bonus": statistics.masked_mean(bonus, valid, axis_name=axis_name),
-        "exploration/discrepancy": statistics.masked_mean(
-            jnp.abs(q_mf - q_mb), valid, axis_name=axis_name
-        ),
+        "exploration/bonus": mean_per_task(bonus),
+        "exploration/discrepancy": mean_per_task(jnp.abs(q_mf - q_mb)),
     }
     return agent, metrics
 

@@ -23,8 +23,11 @@ from m3po_jax.config import Config, ConfigError, UserError, flatten, from_config
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.csv"
 EVALUATION_FILE = "eval.jsonl"
+SAVED_EVALUATION_FILE = "saved_eval.jsonl"  # of `m3po-evaluate --save`
 CHECKPOINT_FOLDER = "checkpoints"
 FAULT_FOLDER = "fault"
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_FILE = ".wandb_id"
 LOCK_FILE = ".lock"
 
 # What a resumed run may change: how long it goes on and how often it reports. The first may only
@@ -115,10 +118,19 @@ def read_config(workdir: str | os.PathLike[str]) -> Config:
     Raises:
         WorkdirError: There is no run, or its config.json cannot be read by this version.
     """
+    return _config_of(pathlib.Path(workdir).absolute(), read_record(workdir))
+
+
+def read_record(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the config.json of the run that the folder holds, of whichever version.
+
+    Raises:
+        WorkdirError: There is no run, or its config.json is damaged.
+    """
     path = pathlib.Path(workdir).absolute()
     if not (path / CONFIG_FILE).exists():
         raise WorkdirError(f"{path} holds no run (no {CONFIG_FILE}); train one there first")
-    return _config_of(path, _read_record(path))
+    return _read_record(path)
 
 
 def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:
@@ -295,5 +307,9 @@ def _remove_run(path: pathlib.Path) -> None:
         (path / CHECKPOINT_FOLDER).rmdir()
     if (path / FAULT_FOLDER / CONFIG_FILE).exists():
         shutil.rmtree(path / FAULT_FOLDER)
-    for name in (METRICS_FILE, EVALUATION_FILE, CONFIG_FILE):
+    for events in (path / TENSORBOARD_FOLDER).glob("events.out.tfevents.*"):
+        events.unlink()
+    with contextlib.suppress(OSError):
+        (path / TENSORBOARD_FOLDER).rmdir()
+    for name in (METRICS_FILE, EVALUATION_FILE, SAVED_EVALUATION_FILE, WANDB_FILE, CONFIG_FILE):
         (path / name).unlink(missing_ok=True)

@@ -3,10 +3,13 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from tests.report.fake_runs import make_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -21,7 +24,7 @@ assert "jax" not in sys.modules
 class NumericsError(UserError):
     exit_code = 70
 
-def train_and_evaluate(config, workdir, *, stop):
+def train_and_evaluate(config, workdir, *, stop, sinks, quiet, debug):
     assert not stop()
     if os.environ.get("FAULT") == "numerics":
         raise NumericsError("losses of policy were not finite")
@@ -34,7 +37,8 @@ def train_and_evaluate(config, workdir, *, stop):
     checkpoints = workdir / "checkpoints" / "5"
     checkpoints.mkdir(parents=True, exist_ok=True)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    got = {"config": dataclasses.asdict(config), "workdir": str(workdir), "cache": cache}
+    got = {"config": dataclasses.asdict(config), "workdir": str(workdir), "cache": cache,
+           "sinks": [type(sink).__name__ for sink in sinks], "quiet": quiet}
     print(json.dumps(got))
     return {}
 
@@ -89,6 +93,29 @@ def test_the_loop_gets_the_config_and_the_workdir(tmp_path):
     assert json.loads((tmp_path / "a run/config.json").read_text())["config"] == got["config"]
 
 
+def test_what_is_said_and_logged(tmp_path):
+    plain = json.loads(train(tmp_path).stdout)
+    assert (plain["quiet"], plain["sinks"]) == (False, ["TensorBoard"])
+    assert plain["config"]["train"]["log_every"] == 1
+    flags = ["--quiet", "--notensorboard", "--log_every=5", "--config.train.log_every=2"]
+    other = json.loads(train(tmp_path, *flags).stdout)
+    assert (other["quiet"], other["sinks"]) == (True, [])
+    assert other["config"]["train"]["log_every"] == 5
+    refused = train(tmp_path, "--log_every=0")
+    assert (refused.returncode, "log_every" in refused.stderr) == (2, True)
+
+
+def test_a_missing_wandb_is_named_before_anything_is_made(tmp_path):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    # find_spec finds nothing where a module is known to be None
+    (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['wandb'] = None\n")
+    result = train(tmp_path / "run", "--wandb", PYTHONPATH=f"{hidden}:{ROOT}")
+    assert result.returncode == 2
+    assert "pip install 'm3po_jax[wandb]'" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_resume_refuse_and_overwrite(tmp_path):
     assert train(tmp_path).returncode == 0
     assert train(tmp_path).returncode == 0
@@ -130,6 +157,41 @@ def test_evaluate_prints_a_table_or_json(tmp_path):
     record = json.loads(call("evaluate", f"--workdir={tmp_path}", *flags).stdout)
     assert record["tasks"]["toy/PointReachA"]["episodes"] == 3
     assert (record["policy"], record["seed"]) == ("prior", 9)
+
+
+def test_evaluate_keeps_what_it_is_told_to_keep(tmp_path):
+    assert train(tmp_path).returncode == 0
+    assert call("evaluate", f"--workdir={tmp_path}").returncode == 0
+    assert not (tmp_path / "saved_eval.jsonl").exists()
+    flags = ["--policy=planner", "--policy=random", "--save", "--seed=4"]
+    result = call("evaluate", f"--workdir={tmp_path}", *flags)
+    assert result.returncode == 0, result.stderr
+    assert re.findall(r"^(\w+):$", result.stdout, re.MULTILINE) == ["planner", "random"]
+    saved = [json.loads(line) for line in (tmp_path / "saved_eval.jsonl").read_text().splitlines()]
+    assert [(r["policy"], r["seed"], r["env_steps"]) for r in saved] == [
+        ("planner", 4, 7),
+        ("random", 4, 7),
+    ]
+    assert train(tmp_path, "--overwrite").returncode == 0
+    assert not (tmp_path / "saved_eval.jsonl").exists()
+
+
+def test_report_takes_folders_with_and_without_a_name(tmp_path):
+    made = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate(("a s0", "a s1"))]
+    out = tmp_path / "my report"
+    result = call("report", str(made[0]), f"--out={out}", str(made[1]))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"wrote {out}/report.html\n"
+    assert "seed 1" not in result.stderr
+    text = (out / "report.html").read_text()
+    assert text.count("a s0") and text.count("a s1")
+    missing = call("report", f"--workdir={made[0]}", "--workdir", str(tmp_path / "none"))
+    assert missing.returncode == 2
+    assert missing.stderr == (
+        f"error: {tmp_path}/none holds no run (no config.json); train one there first\n"
+    )
+    nothing = call("report")
+    assert (nothing.returncode, nothing.stderr.split(";")[0]) == (2, "error: --workdir is needed")
 
 
 def test_evaluate_needs_a_checkpoint(tmp_path):

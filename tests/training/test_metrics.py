@@ -1,5 +1,4 @@
 import csv
-import io
 import json
 import math
 
@@ -7,7 +6,7 @@ import numpy as np
 import pytest
 
 from m3po_jax.training import metrics
-from m3po_jax.training.metrics import MetricsError, MetricsWriter, Progress
+from m3po_jax.training.metrics import MetricsError, MetricsWriter
 
 ROWS = [
     {"env_steps": 64 * i, "a/loss": 0.1 * i, "b, with comma": math.nan if i < 3 else -1e-30 * i}
@@ -178,68 +177,74 @@ def test_the_table_shows_a_dash_where_no_score_is_known():
     ]
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-def test_progress_says_position_speed_rest_and_returns():
-    clock, stream = Clock(), io.StringIO()
-    progress = Progress(10_000, min_interval_s=5.0, stream=stream, clock=clock)
-    progress.update(1_000, {"dmc/A": math.nan})
-    clock.now += 10.0
-    progress.update(2_000, {"dmc/A": 12.34, "toy/B[x]": 5.0})
-    assert stream.getvalue().splitlines() == [
-        "1,000/10,000 env steps   10%  return: dmc/A -",
-        "2,000/10,000 env steps   20%  100 steps/s  1m 20s left  return: dmc/A 12.3, toy/B[x] 5.0",
-    ]
-
-
-def test_progress_keeps_its_interval_but_shows_the_end():
-    clock, stream = Clock(), io.StringIO()
-    progress = Progress(100, min_interval_s=5.0, stream=stream, clock=clock)
-    for step in range(1, 101):
-        clock.now += 0.1
-        progress.update(step, {})
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == 3  # at 0.1 s, 5.1 s, and the end
-    assert lines[-1].startswith("100/100 env steps  100%")
-
-
-def test_progress_speed_is_that_of_the_last_minute():
-    clock, stream = Clock(), io.StringIO()
-    progress = Progress(10**6, min_interval_s=0.0, stream=stream, clock=clock)
-    steps = 0
-    for rate in [1000] * 60 + [10] * 120:  # fast random steps, then slow learning ones
-        clock.now += 1.0
-        steps += rate
-        progress.update(steps, {})
-    assert "  10 steps/s  " in stream.getvalue().splitlines()[-1]
-
-
-def test_progress_lines_are_plain_and_whole_in_a_file():
-    stream = io.StringIO()
-    progress = Progress(100, stream=stream)
-    progress.say("memory [red]not markup[/red] " + "x" * 300)
-    progress.update(100, {f"task{i}": 1.0 for i in range(40)})
-    assert len(stream.getvalue().splitlines()) == 2
-    assert "\x1b" not in stream.getvalue()
-    assert "[red]not markup[/red]" in stream.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0m 00s"), (59.6, "1m 00s"), (3599, "59m 59s"), (7265, "2h 01m")]
-)
-def test_durations(seconds, text):
-    assert metrics._duration(seconds) == text
-
-
 def test_records_are_json(tmp_path):
     with MetricsWriter(tmp_path) as writer:
         writer.write_evaluation({"env_steps": 1, "tasks": {"dmc/A": {"return_mean": 1.5}}})
     line = (tmp_path / "eval.jsonl").read_text()
     assert line.endswith("\n")
     assert json.loads(line)["tasks"]["dmc/A"]["return_mean"] == 1.5
+
+
+class Recorder:
+    """A sink that notes what it is told, or fails."""
+
+    def __init__(self, fails=False):
+        self.calls = []
+        self.fails = fails
+
+    def note(self, *call):
+        if self.fails:
+            raise OSError(28, "No space left on device")
+        self.calls.append(call)
+
+    def start_after(self, env_steps):
+        self.note("start_after", env_steps)
+
+    def write(self, row):
+        self.note("write", row["env_steps"])
+
+    def write_evaluation(self, record):
+        self.note("write_evaluation", record["env_steps"])
+
+    def close(self):
+        self.note("close")
+
+
+def test_sinks_get_the_same_rows_and_lines(tmp_path):
+    sink = Recorder()
+    with MetricsWriter(tmp_path, [sink]) as writer:
+        writer.truncate_after(0)
+        for row in ROWS[:2]:
+            writer.write(row)
+            writer.write_evaluation({"env_steps": row["env_steps"]})
+    assert sink.calls == [
+        ("start_after", 0),
+        ("write", 64),
+        ("write_evaluation", 64),
+        ("write", 128),
+        ("write_evaluation", 128),
+        ("close",),
+    ]
+
+
+def test_a_sink_that_cannot_write_is_a_clear_error_after_our_own_row(tmp_path):
+    writer = MetricsWriter(tmp_path, [Recorder(fails=True)])
+    with pytest.raises(MetricsError, match="No space left"):
+        writer.write(ROWS[0])
+    assert len(read(tmp_path / "metrics.csv")) == 1
+
+
+def test_columns_come_back_as_numbers(tmp_path):
+    write_all(tmp_path)
+    columns = metrics.read_metrics(tmp_path)
+    assert columns["env_steps"] == [64.0, 128.0, 192.0, 256.0, 320.0]
+    assert math.isnan(columns["b, with comma"][0])
+    assert metrics.read_metrics(tmp_path / "nowhere") == {}
+
+
+def test_saved_evaluations_are_apart_from_those_of_training(tmp_path):
+    write_all(tmp_path, ROWS[:1])
+    path = metrics.save_evaluation(tmp_path, {"env_steps": 64, "policy": "prior"})
+    assert path == tmp_path / "saved_eval.jsonl"
+    assert metrics.read_saved_evaluations(tmp_path) == [{"env_steps": 64, "policy": "prior"}]
+    assert len(metrics.read_evaluations(tmp_path)) == 1

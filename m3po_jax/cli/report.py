@@ -1,0 +1,34 @@
+"""Writes a report of runs: one HTML page, with its pictures and numbers beside it.
+
+m3po-report DIR [DIR ...] [--out=FOLDER]
+
+DIR            folder of a run, also as --workdir=DIR; runs that differ in the seed alone are
+               shown as one, with intervals
+--out=FOLDER   where to write; by default DIR/report, or of several runs report beside them
+
+The page needs no network. It can be made while a run is training.
+"""
+
+from absl import flags
+
+from m3po_jax.cli import command_line
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    """Reads the runs, writes the report and says where it is."""
+    from m3po_jax.report import write
+
+    print(f"wrote {write.write_report(FLAGS.workdir, FLAGS.out)}")
+
+
+def run() -> None:
+    """Entry point of `m3po-report`."""
+    flags.DEFINE_multi_string("workdir", None, "Folder of a run.")
+    flags.DEFINE_string("out", None, "Folder of the report.")
+    command_line.run(main, __doc__, positional="workdir")
+
+
+if __name__ == "__main__":
+    run()

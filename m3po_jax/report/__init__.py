@@ -1,0 +1,1 @@
+"""The report: what runs wrote down as one HTML page with pictures and tables. Imports no JAX."""
