@@ -11,7 +11,9 @@ VERSION = re.search(
 )
 assert VERSION is not None
 
-TEST = ["hypothesis", "pytest>=8", "pytest-xdist"]
+GYMNASIUM = ["gymnasium>=1.1"]
+TEST = [*GYMNASIUM, "hypothesis", "ipykernel", "nbclient", "pytest>=8", "pytest-xdist"]
+DOCS = ["latex2mathml", "mkdocs-material>=9", "mkdocstrings[python]>=0.27"]
 
 setuptools.setup(
     name="m3po_jax",
@@ -26,6 +28,7 @@ setuptools.setup(
         "absl-py>=2",
         "brax>=0.14,<0.15",
         "chex>=0.1.90",
+        "flatbuffers>=24",
         "flax>=0.12,<0.14",
         "jax>=0.10,<0.13",
         "ml-collections>=1",
@@ -39,7 +42,9 @@ setuptools.setup(
     ],
     extras_require={
         "test": TEST,
-        "dev": [*TEST, "mypy", "pre-commit", "ruff"],
+        "docs": DOCS,
+        "gymnasium": GYMNASIUM,
+        "dev": [*TEST, *DOCS, "mypy", "pre-commit", "ruff"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },
@@ -47,6 +52,7 @@ setuptools.setup(
         "console_scripts": [
             "m3po-train = m3po_jax.cli.train:run",
             "m3po-evaluate = m3po_jax.cli.evaluate:run",
+            "m3po-export = m3po_jax.cli.export:run",
         ]
     },
     classifiers=[

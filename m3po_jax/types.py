@@ -5,11 +5,12 @@ size, `A` padded action size, `K` tasks, `Z` latent size.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import flax.struct
 import jax
+import numpy as np
 
 Metrics = Mapping[str, jax.Array]
 Params = Any
@@ -36,6 +37,12 @@ class TaskSpec:
     action_repeat: int
     discount: float
     can_terminate: bool
+
+
+def action_masks(specs: Sequence[TaskSpec]) -> np.ndarray:
+    """Returns `[K, A]` float32, 1 where a task has that action; A is the largest action size."""
+    sizes = np.array([spec.action_size for spec in specs])
+    return (np.arange(sizes.max()) < sizes[:, None]).astype(np.float32)
 
 
 @flax.struct.dataclass
