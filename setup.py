@@ -11,7 +11,9 @@ VERSION = re.search(
 )
 assert VERSION is not None
 
-TEST = ["hypothesis", "pytest>=8", "pytest-xdist"]
+GYMNASIUM = ["gymnasium>=1.1"]
+TEST = [*GYMNASIUM, "hypothesis", "ipykernel", "nbclient", "pytest>=8", "pytest-xdist"]
+DOCS = ["latex2mathml", "mkdocs-material>=9", "mkdocstrings[python]>=0.27"]
 
 setuptools.setup(
     name="m3po_jax",
@@ -27,6 +29,7 @@ setuptools.setup(
         "absl-py>=2",
         "brax>=0.14,<0.15",
         "chex>=0.1.90",
+        "flatbuffers>=24",
         "flax>=0.12,<0.14",
         "jax>=0.10,<0.13",
         "matplotlib>=3.9",
@@ -42,11 +45,13 @@ setuptools.setup(
     ],
     extras_require={
         "test": TEST,
-        "dev": [*TEST, "mypy", "pre-commit", "ruff"],
         # rliable's arch does not import with pandas 3
         "experiments": ["pandas<3", "rliable>=1.2"],
         "wandb": ["wandb>=0.19"],
         "render": ["imageio-ffmpeg>=0.5", "pillow>=10"],
+        "docs": DOCS,
+        "gymnasium": GYMNASIUM,
+        "dev": [*TEST, *DOCS, "mypy", "pre-commit", "ruff"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },
@@ -56,6 +61,7 @@ setuptools.setup(
             "m3po-evaluate = m3po_jax.cli.evaluate:run",
             "m3po-tasks = m3po_jax.cli.tasks:run",
             "m3po-report = m3po_jax.cli.report:run",
+            "m3po-export = m3po_jax.cli.export:run",
         ]
     },
     classifiers=[

@@ -41,6 +41,12 @@ class TaskSpec:
     can_terminate: bool
 
 
+def action_masks(specs: Sequence[TaskSpec]) -> np.ndarray:
+    """Returns `[K, A]` float32, 1 where a task has that action; A is the largest action size."""
+    sizes = np.array([spec.action_size for spec in specs])
+    return (np.arange(sizes.max()) < sizes[:, None]).astype(np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchLayout:
     """Where the environments of all tasks stand in one flat batch `B`.

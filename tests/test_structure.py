@@ -31,6 +31,7 @@ ARROWS = {
     | {"world_model", "planning", "policy", "replay", "envs", "config_validation"},
     "report": {"config", "envs", "training"},
 }
+ARROWS["deploy"] = {*ARROWS["training"], "training"}
 ARROWS["cli"] = {*ARROWS, "cli"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -106,7 +107,7 @@ def test_settings_registry_and_commands_import_no_jax():
         "import sys\n"
         "import m3po_jax, m3po_jax.config, m3po_jax.config_validation, m3po_jax.envs.registry\n"
         "import m3po_jax.training.workdir, m3po_jax.cli.train, m3po_jax.cli.evaluate\n"
-        "import m3po_jax.training.preemption, m3po_jax.cli.replay_fault\n"
+        "import m3po_jax.training.preemption, m3po_jax.cli.replay_fault, m3po_jax.cli.export\n"
         "import m3po_jax.cli.report, m3po_jax.report.write\n"
         "slow = {'jax', 'flax', 'brax', 'mujoco', 'mujoco_playground', 'orbax'}\n"
         "print(sorted(slow & set(sys.modules)))\n"
@@ -139,7 +140,7 @@ def test_public_names_exist():
 
 def test_commands_are_short():
     mains = [path for path in (PACKAGE / "cli").glob("*.py") if "def main(" in path.read_text()]
-    assert {path.stem for path in mains} >= {"train", "evaluate"}
+    assert {path.stem for path in mains} >= {"train", "evaluate", "export"}
     for path in mains:
         assert len(path.read_text().splitlines()) < 80, path
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from m3po_jax import types
 from m3po_jax.envs import base, wrappers
 from m3po_jax.envs import task as task_lib
 from m3po_jax.types import BatchLayout
@@ -107,8 +108,7 @@ class MultiTaskEnv:
         self.observation_size = max(spec.observation_size for spec in self.specs)
         self.action_size = max(spec.action_size for spec in self.specs)
         self.task_id = self.layout.task_id
-        sizes = np.array([spec.action_size for spec in self.specs])
-        self.action_mask = (np.arange(self.action_size) < sizes[:, None]).astype(np.float32)
+        self.action_mask = types.action_masks(self.specs)
         self.discount = np.array([spec.discount for spec in self.specs], np.float32)
         self.episode_length = np.array([spec.episode_length for spec in self.specs], np.int32)
         self._environments = tuple(task.environment for task in tasks)

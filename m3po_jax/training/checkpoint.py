@@ -112,14 +112,7 @@ class Checkpointer:
         )
         try:
             stored = _leaves(self._manager.item_metadata(step)["state"].tree)
-            asked = _leaves(abstract)
-            # Orbax would cast another dtype in silence
-            if stored != asked:
-                raise CheckpointError(
-                    f"the checkpoint {self._folder / str(step)} holds another state than this "
-                    f"config or version makes: {_differences(stored, asked)}; go on with the "
-                    "version that wrote it, or start anew with --overwrite"
-                )
+            self._refuse_other(step, stored, _leaves(abstract))
             restored = self._manager.restore(step, args=arguments)
             state, meta = restored["state"], dict(restored["meta"])
             wrong = _mismatches(meta.pop(_CHECKSUMS, {}), _checksums(state, meta))
@@ -132,6 +125,61 @@ class Checkpointer:
         if wrong:
             raise self._unreadable(step, f"{wrong} is not what was saved")
         return jax.tree.map(_with_empty, abstract_state, state), meta
+
+    def latest_meta(self) -> dict[str, Any] | None:
+        """Returns the meta of the newest checkpoint, None where no checkpoint was ever saved.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        step = self.latest_step()
+        if step is None:
+            return None
+        arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        try:
+            return dict(self._manager.restore(step, args=arguments)["meta"])
+        except Exception as error:  # Orbax passes on whatever its file layers raise
+            raise self._unreadable(step, _first_line(error)) from error
+
+    def restore_part(self, name: str, abstract: Mapping[str, Any]) -> dict[str, Any]:
+        """Restores some of one field of the newest checkpoint's state, and reads no other array.
+
+        Args:
+            name: The field, as `agent`.
+            abstract: Pytrees of its parts by their names, as for `restore_latest`.
+
+        Returns:
+            The parts, on the first device where `abstract` has no sharding.
+
+        Raises:
+            CheckpointError: There is no checkpoint, it is damaged, or a part differs.
+        """
+        meta, step = self.latest_meta(), self.latest_step()
+        if meta is None or step is None:
+            raise CheckpointError(f"{self._folder} holds no checkpoint")
+        item = {name: jax.tree.map(lambda leaf: _placed(_without_empty(leaf)), dict(abstract))}
+        prefixes = tuple(f"{name}/{part}/" for part in abstract)
+        arguments = ocp.args.PyTreeRestore(
+            item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            partial_restore=True,
+        )
+        try:
+            everything = _leaves(self._manager.item_metadata(step)["state"].tree)
+            stored = {k: v for k, v in everything.items() if k.startswith(prefixes)}
+            self._refuse_other(step, stored, _leaves(item))
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                part = reader.restore(self._folder / str(step) / "state", args=arguments)
+            found = _checksums(part, {})
+            expected = {k: v for k, v in meta[_CHECKSUMS].items() if k in found and k != "meta"}
+            wrong = _mismatches({**found, **expected}, found)
+        except CheckpointError:
+            raise
+        except Exception as error:  # Orbax passes on whatever its file layers raise
+            raise self._unreadable(step, _first_line(error)) from error
+        if wrong:
+            raise self._unreadable(step, f"{wrong} is not what was saved")
+        return jax.tree.map(_with_empty, dict(abstract), part[name])
 
     def wait(self) -> None:
         """Blocks until all that was saved is on disk."""
@@ -148,6 +196,15 @@ class Checkpointer:
     def __exit__(self, *_: object) -> None:
         """Closes the manager."""
         self.close()
+
+    def _refuse_other(self, step: int, stored: dict[str, str], asked: dict[str, str]) -> None:
+        """Refuses a state of other leaves: Orbax would cast another dtype in silence."""
+        if stored != asked:
+            raise CheckpointError(
+                f"the checkpoint {self._folder / str(step)} holds another state than this "
+                f"config or version makes: {_differences(stored, asked)}; go on with the "
+                "version that wrote it, or start anew with --overwrite"
+            )
 
     def _unreadable(self, step: int, reason: str) -> CheckpointError:
         older = [other for other in self._manager.all_steps() if other != step]

@@ -369,7 +369,8 @@ class _Run:
         return {"model_error": model_error.as_record(jax.device_get(errors), names)}
 
     def _meta(self) -> dict[str, Any]:
-        return {"wall_seconds": self._wall_seconds(), "env_steps": self.env_steps}
+        tasks = [dataclasses.asdict(spec) for spec in self._experiment.env.specs]
+        return {"wall_seconds": self._wall_seconds(), "env_steps": self.env_steps, "tasks": tasks}
 
     def _save(self) -> None:
         self._checkpointer.save(self._iteration, self._state, self._meta())

@@ -1,6 +1,6 @@
 """Acting in the real environments: choosing actions and collecting trajectories."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,18 @@ from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_cont
 _RANDOM_STD = 1.0
 # A scale below this would turn rounding noise among equal returns into a preference.
 _MIN_PLAN_SCALE = 1e-3
+
+
+class TaskRows(Protocol):
+    """What acting must know of the tasks of a batch; a `MultiTaskEnv` fits."""
+
+    @property
+    def task_id(self) -> Any:
+        """Index of the task of each row `[B]`."""
+
+    @property
+    def discount(self) -> Any:
+        """Discount per agent step of each task `[K]`."""
 
 
 class Actions(NamedTuple):
@@ -42,7 +54,7 @@ def random_actions(env: MultiTaskEnv, plan_mean: jax.Array, keys: jax.Array) -> 
 def prior_actions(
     networks: Networks,
     agent: AgentState,
-    env: MultiTaskEnv,
+    rows: TaskRows,
     observation: jax.Array,
     plan_mean: jax.Array,
     keys: jax.Array,
@@ -50,18 +62,18 @@ def prior_actions(
     explore: bool,
 ) -> Actions:
     """Actions of the policy alone: drawn, or its mean. `keys` `[B]` are consumed."""
-    context, z = perceive(networks, agent, observation, jnp.asarray(env.task_id))
+    context, z = perceive(networks, agent, observation, jnp.asarray(rows.task_id))
     mean, std = networks.policy(agent.params.policy, z, context.e, context.action_mask)
     if not explore:
         std = jnp.zeros_like(std)
-    noise = jax.vmap(lambda k: jax.random.normal(k, (env.action_size,)))(keys)
-    return Actions(mean + std * noise, mean, std, plan_mean, jnp.zeros(env.batch_size))
+    noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[-1:]))(keys)
+    return Actions(mean + std * noise, mean, std, plan_mean, jnp.zeros(mean.shape[:1]))
 
 
 def planned_actions(
     networks: Networks,
     agent: AgentState,
-    env: MultiTaskEnv,
+    rows: TaskRows,
     observation: jax.Array,
     plan_mean: jax.Array,
     keys: jax.Array,
@@ -75,7 +87,7 @@ def planned_actions(
     Args:
         networks: The bundle.
         agent: Parameters and the scale of returns.
-        env: Task facts of the batch.
+        rows: The tasks of the batch.
         observation: `[B, O]`.
         plan_mean: Shifted last plan `[B, H, A]`.
         keys: One per environment `[B]`, consumed.
@@ -90,7 +102,7 @@ def planned_actions(
         policy_params=params.policy,
         networks=networks,
     )
-    context, z = perceive(networks, agent, observation, jnp.asarray(env.task_id))
+    context, z = perceive(networks, agent, observation, jnp.asarray(rows.task_id))
     scale = jnp.maximum(agent.statistics.plan_scale.mean, _MIN_PLAN_SCALE)
     # Before its first update the running mean is zero and no scale at all.
     scale = jnp.where(agent.statistics.plan_scale.weight > 0.0, scale, 1.0)
@@ -121,7 +133,7 @@ def planned_actions(
             exploration_value=None if beta is None else exploration_value,
         )
 
-    per_env = (jnp.asarray(env.discount)[env.task_id], scale[env.task_id])
+    per_env = (jnp.asarray(rows.discount)[rows.task_id], scale[rows.task_id])
     plans = jax.vmap(plan)(z, context, plan_mean, keys, *per_env)
     spread = jnp.std(plans.returns, axis=-1)
     return Actions(plans.u, plans.mean, plans.std, plans.plan_mean, spread)

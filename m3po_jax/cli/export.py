@@ -1,0 +1,46 @@
+"""Exports the agent of a run's newest checkpoint as programs that run without this package.
+
+m3po-export --workdir=DIR --out=FOLDER
+
+--workdir=DIR  the folder of the run
+--out=FOLDER   a new or empty folder, or an earlier export, which is replaced
+
+Writes prior.stablehlo, planner.stablehlo (where there is a world model) and signature.json, which
+says how to load and call them: shapes, dtypes, tasks, versions. They run on CPU, CUDA and TPU.
+"""
+
+from absl import flags
+
+from m3po_jax.cli import command_line
+from m3po_jax.config_validation import validate
+from m3po_jax.training import workdir
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    """Checks the workdir before the slow imports, then exports and lists the files."""
+    config = workdir.read_config(FLAGS.workdir)
+    validate(config)
+    if not workdir.has_checkpoint(FLAGS.workdir):
+        raise workdir.WorkdirError(f"{FLAGS.workdir} has no checkpoint yet; train longer first")
+    command_line.use_compile_cache()
+    from m3po_jax.deploy import agent, export
+
+    signature = export.export(agent.load(FLAGS.workdir), FLAGS.out)
+    for name, program in signature["programs"].items():
+        shapes = ", ".join(f"{x['name']} {x['shape']}" for x in program["inputs"])
+        print(f"{FLAGS.out}/{program['file']}  {name}({shapes})")
+    print(f"{FLAGS.out}/{export.SIGNATURE_FILE}  how to call them")
+
+
+def run() -> None:
+    """Entry point of `m3po-export`."""
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_string("out", None, "Folder to write.")
+    flags.mark_flags_as_required(["workdir", "out"])
+    command_line.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,261 @@
+"""A trained agent in other code: `load(workdir).act(observation, task)`."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from m3po_jax.config import Config, UserError, nearest
+from m3po_jax.envs import registry
+from m3po_jax.networks.factory import Networks, make_networks
+from m3po_jax.planning import warm_start
+from m3po_jax.policy.trust_region import TrustRegionState
+from m3po_jax.training import rollout
+from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.state import AgentState, init_agent, make_optimizers
+from m3po_jax.training.workdir import read_config
+from m3po_jax.types import TaskSpec, action_masks
+
+POLICIES = ("planner", "prior")
+
+
+class AgentError(UserError, ValueError):
+    """The agent cannot act on this; the text says what it takes."""
+
+
+class _Rows(NamedTuple):
+    """What `rollout` must know of the tasks of a batch."""
+
+    task_id: jax.Array  # [B]
+    discount: jax.Array  # [K]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Agent:
+    """A trained agent. It acts without exploration, the same for the same arguments.
+
+    `act` and `plan` take arrays of the host and check them; `decide` is what they compile, for
+    programs of your own.
+
+    Attributes:
+        config: Settings of the run.
+        specs: The tasks it was trained on, in the order of their ids.
+        networks: The modules.
+        state: Parameters and running statistics; what only learning needs is empty.
+        env_steps: Simulator steps of training behind it.
+    """
+
+    config: Config = dataclasses.field(repr=False)
+    specs: tuple[TaskSpec, ...]
+    networks: Networks = dataclasses.field(repr=False)
+    state: AgentState = dataclasses.field(repr=False)
+    env_steps: int
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of their ids."""
+        return tuple(spec.name for spec in self.specs)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """What can act, the default first; without a world model there is no `planner`."""
+        return POLICIES if self.config.has_model else POLICIES[1:]
+
+    def spec(self, task: str) -> TaskSpec:
+        """Facts of a task: sizes, action repeat, episode length.
+
+        Raises:
+            AgentError: The agent was not trained on it.
+        """
+        if task not in self.tasks:
+            raise AgentError(
+                f"the agent was not trained on task {task!r}; {nearest(task, self.tasks)}"
+            )
+        return self.specs[self.tasks.index(task)]
+
+    def act(
+        self,
+        observation: npt.ArrayLike,
+        task: str | Sequence[str],
+        *,
+        key: jax.Array | None = None,
+        policy: str | None = None,
+    ) -> np.ndarray:
+        """Chooses actions, each as if its episode began here (see `plan` for a warm start).
+
+        Args:
+            observation: One `[o]` or a batch `[N, o]`; `o` is the task's size or the padded O.
+            task: Name of the task, or one name per row.
+            key: Typed key; `None` is `jax.random.key(0)`. Row i uses `fold_in(key, i)`.
+            policy: `planner` or `prior`; `None` plans where the agent has a model.
+
+        Returns:
+            Actions in [-1, 1], float32: `[a]` or `[N, a]` of the task's size; padded to A where
+            the rows are of several tasks.
+
+        Raises:
+            AgentError: A task, shape or number that the agent cannot act on.
+        """
+        return self.plan(observation, task, key=key, policy=policy)[0]
+
+    def plan(
+        self,
+        observation: npt.ArrayLike,
+        task: str | Sequence[str],
+        plan_mean: jax.Array | None = None,
+        *,
+        key: jax.Array | None = None,
+        policy: str | None = None,
+    ) -> tuple[np.ndarray, jax.Array]:
+        """As `act`, going on from the last plan.
+
+        Args:
+            observation: See `act`.
+            task: See `act`.
+            plan_mean: What the last call returned, `[N, H, A]`, with zeros in the rows whose
+                episode began anew; `None` begins all of them.
+            key: See `act`.
+            policy: See `act`.
+
+        Returns:
+            Actions as `act`, and the plan to pass on `[N, H, A]` (N is 1 for one observation).
+        """
+        rows, task_id, single = self._rows(observation, task)
+        policy = self._policy(policy)
+        shape = (len(rows), *self.plan_shape)
+        if plan_mean is None:
+            plan_mean = jnp.zeros(shape)
+        if plan_mean.shape != shape:
+            raise AgentError(f"plan_mean is {list(plan_mean.shape)}, not {list(shape)} ([N, H, A])")
+        key = jax.random.key(0) if key is None else key
+        action, plan_mean = self._jitted(self.state, rows, task_id, plan_mean, key, policy=policy)
+        size = self.spec(task).action_size if isinstance(task, str) else self.networks.action_size
+        host = np.asarray(action)[:, :size]
+        return (host[0] if single else host), plan_mean
+
+    @property
+    def plan_shape(self) -> tuple[int, int]:
+        """Shape (H, A) of one plan."""
+        return self.config.planner.horizon, self.networks.action_size
+
+    def decide(
+        self,
+        state: AgentState,
+        observation: jax.Array,
+        task_id: jax.Array,
+        plan_mean: jax.Array,
+        key: jax.Array,
+        *,
+        policy: str,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Pure and traceable: what `act` and `plan` compile.
+
+        Args:
+            state: `Agent.state`; an argument, so that it is no constant of the program.
+            observation: Padded observations `[B, O]`.
+            task_id: Index into `specs` `[B]` int32.
+            plan_mean: Where planning starts `[B, H, A]`; untouched by the `prior`.
+            key: Typed key, consumed.
+            policy: `planner` or `prior`.
+
+        Returns:
+            Actions `[B, A]` in [-1, 1] and the plans to go on from `[B, H, A]`.
+        """
+        discount = jnp.asarray([spec.discount for spec in self.specs], jnp.float32)
+        rows = _Rows(task_id, discount)
+        index = jnp.arange(observation.shape[0])
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+        args = (self.networks, state, rows, observation, plan_mean, keys)
+        if policy == "prior":
+            actions = rollout.prior_actions(*args, explore=False)
+            return jnp.tanh(actions.u), plan_mean
+        actions = rollout.planned_actions(*args, beta=None, explore=False, cfg=self.config)
+        return jnp.tanh(actions.u), warm_start.shift(actions.plan_mean)
+
+    @functools.cached_property
+    def _jitted(self) -> Any:
+        return jax.jit(self.decide, static_argnames="policy")
+
+    def _policy(self, policy: str | None) -> str:
+        policy = policy or self.policies[0]
+        if policy not in self.policies:
+            raise AgentError(
+                f"this agent has no policy {policy!r}; {nearest(policy, self.policies)}"
+            )
+        return policy
+
+    def _rows(
+        self, observation: npt.ArrayLike, task: str | Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Checked rows: padded observations `[N, O]`, task ids `[N]`, whether it was one."""
+        given = np.asarray(observation, np.float32)
+        single = given.ndim == 1
+        rows = given[None] if single else given
+        if rows.ndim != 2 or not len(rows):
+            raise AgentError(f"observations are {list(given.shape)}; give [o] or [N, o]")
+        names = [task] * len(rows) if isinstance(task, str) else list(task)
+        if len(names) != len(rows):
+            raise AgentError(f"{len(names)} task names for {len(rows)} observations")
+        padded = self.networks.observation_size
+        for spec in {self.spec(name) for name in names}:
+            if rows.shape[1] not in (spec.observation_size, padded):
+                raise AgentError(
+                    f"{spec.name} has observations of size {spec.observation_size} (padded: "
+                    f"{padded}), got {rows.shape[1]}"
+                )
+        if not np.isfinite(rows).all():
+            raise AgentError("an observation is not finite")
+        rows = np.pad(rows, ((0, 0), (0, padded - rows.shape[1])))
+        task_id = np.array([self.tasks.index(name) for name in names], np.int32)
+        return rows, task_id, single
+
+
+def load(workdir: str | os.PathLike[str]) -> Agent:
+    """Loads the agent of a run's newest checkpoint, without its replay and its simulators.
+
+    Args:
+        workdir: Folder of the run.
+
+    Returns:
+        The agent, ready to act.
+
+    Raises:
+        WorkdirError: There is no run, or one of another version.
+        CheckpointError: There is no checkpoint or it cannot be read.
+    """
+    config = read_config(workdir)
+    with Checkpointer(workdir) as checkpointer:
+        meta = checkpointer.latest_meta()
+        if meta is None:
+            raise CheckpointError(f"{workdir} holds no checkpoint; train longer first")
+        specs = _specs(config, meta)
+        masks = action_masks(specs)
+        size = max(spec.observation_size for spec in specs)
+        networks = make_networks(specs, masks, size, config.network)
+        init = functools.partial(init_agent, networks, make_optimizers(config))
+        abstract = jax.eval_shape(init, jax.random.key(0))
+        parts = {"params": abstract.params, "statistics": abstract.statistics}
+        restored = checkpointer.restore_part("agent", parts)
+    state = AgentState(
+        **restored,
+        target_q={},
+        target_exploration={},
+        world_model_opt=(),
+        policy_opt=TrustRegionState((), jnp.ones(())),
+        critic_opt=(),
+        exploration_opt=(),
+    )
+    return Agent(config, specs, networks, state, int(meta["env_steps"]))
+
+
+def _specs(config: Config, meta: Mapping[str, Any]) -> tuple[TaskSpec, ...]:
+    """Facts of the tasks from the checkpoint; of the environments where it is too old to say."""
+    if "tasks" in meta:
+        return tuple(TaskSpec(**spec) for spec in meta["tasks"])
+    return registry.make(config.tasks, config.env).specs

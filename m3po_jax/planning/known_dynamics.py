@@ -1,0 +1,112 @@
+"""Planning in dynamics that a user knows: no network, no task, a few lines."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from m3po_jax.config import PlannerConfig
+from m3po_jax.planning import warm_start
+from m3po_jax.planning.mppi import mppi_plan
+from m3po_jax.types import LatentModel
+
+# (state [S], action [A] in [-1, 1]) -> (next state [S], reward []).
+Dynamics = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+# state [S] -> what it is worth to end there [].
+TerminalValue = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownDynamics:
+    """`LatentModel` of a known function; its latent is the state itself and its context unused.
+
+    Attributes:
+        step: `step(state [S], action [A]) -> (next state [S], reward [])`, traceable, actions in
+            [-1, 1]. It is vectorised over leading axes.
+        action_size: Size A of an action.
+        terminal_value: `terminal_value(state [S]) -> []`, the return from there on; `None` is 0.
+        policy_std: Standard deviation of the pre-tanh actions of the policy samples, whose mean
+            is 0.
+    """
+
+    step: Dynamics
+    action_size: int
+    terminal_value: TerminalValue | None = None
+    policy_std: float = 1.0
+
+    def next(
+        self, z: jax.Array, u: jax.Array, context: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """See `LatentModel.next`; nothing terminates."""
+        z, reward = jnp.vectorize(self.step, signature="(s),(a)->(s),()")(z, jnp.tanh(u))
+        return z, reward, jnp.ones_like(reward)
+
+    def value(self, z: jax.Array, u: jax.Array, context: Any) -> jax.Array:
+        """The terminal value of `z`, whatever `u`; see `LatentModel.value`."""
+        if self.terminal_value is None:
+            return jnp.zeros(z.shape[:-1], z.dtype)
+        return jnp.vectorize(self.terminal_value, signature="(s)->()")(z)
+
+    def policy(self, z: jax.Array, context: Any) -> tuple[jax.Array, jax.Array]:
+        """A fixed Gaussian; see `LatentModel.policy`."""
+        mean = jnp.zeros((*z.shape[:-1], self.action_size), z.dtype)
+        return mean, jnp.full_like(mean, self.policy_std)
+
+
+class Decision(NamedTuple):
+    """What a planner does in one state."""
+
+    action: jax.Array  # [A] in [-1, 1]
+    plan_mean: jax.Array  # [H, A] where the next plan starts
+    value: jax.Array  # [] predicted return of the chosen action sequence
+
+
+# (state [S], plan_mean [H, A], key) -> Decision.
+Planner = Callable[[jax.Array, jax.Array, jax.Array], Decision]
+
+
+def make_planner(
+    model: LatentModel,
+    *,
+    action_size: int,
+    cfg: PlannerConfig,
+    discount: float = 0.99,
+    return_scale: float = 1.0,
+    context: Any = None,
+) -> Planner:
+    """Compiles MPPI over a model into `planner(state, plan_mean, key)`.
+
+    Start with `plan_mean = zeros [H, A]` and pass on what each call returns: that is the warm
+    start. Batch it with `jax.vmap`. The same arguments give the same action, bit for bit.
+
+    Args:
+        model: Any `LatentModel`, as `KnownDynamics`.
+        action_size: Size A of an action.
+        cfg: Sizes of the search.
+        discount: Discount per step.
+        return_scale: How far the returns of random plans typically lie apart;
+            `cfg.temperature` is measured in it.
+        context: What the model needs besides, unbatched.
+
+    Returns:
+        The compiled planner; it executes the best elite.
+    """
+
+    def plan(state: jax.Array, plan_mean: jax.Array, key: jax.Array) -> Decision:
+        plan = mppi_plan(
+            model,
+            state,
+            context,
+            plan_mean,
+            key,
+            action_mask=jnp.ones(action_size),
+            discount=discount,
+            return_scale=return_scale,
+            cfg=cfg,
+            explore=False,
+        )
+        return Decision(jnp.tanh(plan.u), warm_start.shift(plan.plan_mean), plan.value)
+
+    return jax.jit(plan)

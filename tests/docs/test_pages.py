@@ -1,0 +1,93 @@
+"""The code on the pages of docs/ runs as it stands there."""
+
+import doctest
+import pathlib
+import re
+import shutil
+
+import pytest
+
+import m3po_jax
+from experiments.configs import toy
+from m3po_jax.deploy.export import export
+from m3po_jax.training.workdir import open_workdir
+from tests.integration.saved_run import save_run
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+
+
+def blocks(page, language):
+    """The fenced blocks of a page, each behind as many empty lines as stand above it there."""
+    text = (DOCS / page).read_text()
+    for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield "\n" * text.count("\n", 0, match.start(1)) + match[1]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run of the toy suite with random parameters, in the folder that the pages name."""
+    root = tmp_path_factory.mktemp("docs")
+    config = toy.get_config()
+    save_run(root / "runs" / "toy", config, config.tasks)
+    return root
+
+
+@pytest.fixture
+def folder(saved, tmp_path, monkeypatch):
+    """The working directory of a reader who has trained the toy agent."""
+    shutil.copytree(saved / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_blocks(page):
+    """Runs all Python blocks of a page in one namespace, which it returns."""
+    namespace = {"__name__": "__main__"}
+    found = list(blocks(page, "python"))
+    assert found
+    for block in found:
+        exec(compile(block, str(DOCS / page), "exec"), namespace)
+    return namespace
+
+
+def test_the_examples_of_the_library_page(folder):
+    examples = "\n\n".join(block.strip("\n") for block in blocks("library.md", "pycon"))
+    test = doctest.DocTestParser().get_doctest(examples, {}, "library.md", "docs/library.md", 0)
+    assert len(test.examples) > 40
+    result = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL).run(test)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(m3po_jax.__all__) - {"__version__"}))
+def test_every_public_name_has_its_place_and_its_reference(name):
+    headings = re.findall(r"^### (.+)$", (DOCS / "library.md").read_text(), re.MULTILINE)
+    assert name in re.split(r",\s*", ", ".join(headings))
+    assert re.search(
+        rf"^::: m3po_jax\.[\w.]+\.{name}$", (DOCS / "api.md").read_text(), re.MULTILINE
+    )
+
+
+def test_the_planner_swings_up_a_known_pendulum():
+    assert run_blocks("howto/planner.md")["state"].shape == (2,)
+
+
+def test_a_plain_ppo_learns_with_the_trust_region_update():
+    assert run_blocks("howto/ppo.md")["returns"].shape == (60,)
+
+
+def test_an_agent_plays_a_gymnasium_environment(folder):
+    assert run_blocks("howto/gymnasium.md")["returns"].shape == (8,)
+
+
+def test_an_export_is_called_as_its_page_says(folder):
+    export(m3po_jax.load("runs/toy"), "policy")
+    assert run_blocks("export.md")["command"].shape == (2,)
+
+
+@pytest.mark.slow
+def test_a_trained_agent_plays_it_well(tmp_path, monkeypatch):
+    config = m3po_jax.from_config_dict(toy.get_config())
+    with open_workdir(tmp_path / "runs" / "toy", config) as run:
+        m3po_jax.train_and_evaluate(config, run.path)
+    monkeypatch.chdir(tmp_path)
+    assert run_blocks("howto/gymnasium.md")["returns"].mean() > 40.0
