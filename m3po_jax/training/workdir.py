@@ -267,11 +267,16 @@ def _config_of(path: pathlib.Path, record: dict[str, Any]) -> Config:
     try:
         return from_config_dict(record["config"])
     except ConfigError as error:
+        writer = _release(record["versions"]["m3po_jax"], record.get("commit"))
         raise WorkdirError(
-            f"{path / CONFIG_FILE} was written by m3po_jax {record['versions']['m3po_jax']} and "
-            f"does not fit this one, {m3po_jax.__version__} ({error}); use that version for it, "
-            "or another --workdir"
+            f"{path / CONFIG_FILE} was written by {writer}, and this is "
+            f"{_release(m3po_jax.__version__, commit())} ({error}); read it with the one that "
+            "wrote it, or give another --workdir"
         ) from error
+
+
+def _release(version: str, commit: str | None) -> str:
+    return f"m3po_jax {version}" + (f" of commit {commit}" if commit else "")
 
 
 def _checkpoints(path: pathlib.Path) -> list[pathlib.Path]:

@@ -163,8 +163,10 @@ def test_a_config_of_another_version_says_which(tmp_path):
     record = json.loads((tmp_path / "config.json").read_text())
     del record["config"]["planner"]["horizon"]
     record["versions"]["m3po_jax"] = "0.0.1"
+    record["commit"] = "abc123"
     (tmp_path / "config.json").write_text(json.dumps(record))
-    with pytest.raises(WorkdirError, match=r"written by m3po_jax 0\.0\.1 .*planner\.horizon"):
+    words = r"written by m3po_jax 0\.0\.1 of commit abc123, .*planner\.horizon"
+    with pytest.raises(WorkdirError, match=words):
         start(tmp_path)
     with pytest.raises(WorkdirError, match=r"written by m3po_jax 0\.0\.1"):
         read_config(tmp_path)
