@@ -59,6 +59,7 @@ setuptools.setup(
         "console_scripts": [
             "m3po-train = m3po_jax.cli.train:run",
             "m3po-evaluate = m3po_jax.cli.evaluate:run",
+            "m3po-finetune = m3po_jax.cli.finetune:run",
             "m3po-tasks = m3po_jax.cli.tasks:run",
             "m3po-report = m3po_jax.cli.report:run",
             "m3po-export = m3po_jax.cli.export:run",

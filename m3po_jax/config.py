@@ -251,6 +251,7 @@ class TrainConfig:
         log_every: Training iterations between lines of metrics.csv.
         max_skipped_updates: Iterations in a row that may leave out an update because a loss or a
             gradient is not finite; one more stops the run.
+        frozen: Parts whose parameters stay as they are, of `PARTS`; for finetuning.
         num_devices: Devices that share environments and batches, over all processes; 0 takes as
             many of those present as these split over evenly.
     """
@@ -264,6 +265,7 @@ class TrainConfig:
     checkpoint_every: int = 30_000
     log_every: int = 1
     max_skipped_updates: int = 10
+    frozen: tuple[str, ...] = ()
     num_devices: int = 0
 
 
@@ -307,6 +309,13 @@ class Config:
     def has_critic(self) -> bool:
         """Whether anything uses the model-free critic."""
         return self.has_bonus or self.learns_from_real
+
+
+# What `train.frozen` can name: parts of the world model, and the other networks.
+PARTS = (
+    *("embedding", "encoder", "dynamics", "reward", "termination", "q", "decoder"),
+    *("policy", "critic", "exploration"),
+)
 
 
 # (encoder width, encoder layers, mlp width, latent size, Q heads), ALGORITHM section 1

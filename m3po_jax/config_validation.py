@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from m3po_jax.config import Config, ConfigError, flatten, nearest, resolve_network
+from m3po_jax.config import PARTS, Config, ConfigError, flatten, nearest, resolve_network
 from m3po_jax.envs import registry
 
 CHOICES = {
@@ -139,6 +139,16 @@ class Load:
     env_steps: int
 
 
+def _check_frozen(config: Config) -> None:
+    for part in config.train.frozen:
+        if part not in PARTS:
+            raise _error(
+                "train.frozen",
+                config.train.frozen,
+                f"names no part {part!r}; {nearest(part, PARTS)}",
+            )
+
+
 def validate(config: Config) -> None:
     """Checks every value and what the values mean together.
 
@@ -157,6 +167,7 @@ def validate(config: Config) -> None:
             if not (math.isfinite(values[key]) and holds(values[key])):
                 raise _error(key, values[key], f"must be {text}")
     load = task_load(config)
+    _check_frozen(config)
     _check_network(config)
     _check_planner(config)
     _check_policy(config)

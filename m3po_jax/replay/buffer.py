@@ -34,6 +34,7 @@ class ReplayState:
     data: dict[str, jax.Array]  # STORED_FIELDS, each [B, C, ...]
     cursor: jax.Array  # [] int32, where the next unroll is written
     size: jax.Array  # [] int32, steps held of each environment, at most C
+    skip: jax.Array  # [B] int32, oldest of these steps that an environment has no data for
 
 
 def capacity_per_env(capacity: int, batch_size: int, unroll_length: int) -> int:
@@ -89,6 +90,7 @@ def init(example: Any, *, batch_size: int, capacity_per_env: int) -> ReplayState
         data={name: allocate(getattr(example, name)) for name in STORED_FIELDS},
         cursor=jnp.zeros((), jnp.int32),
         size=jnp.zeros((), jnp.int32),
+        skip=jnp.zeros(batch_size, jnp.int32),
     )
 
 
@@ -116,10 +118,12 @@ def add(state: ReplayState, trajectory: Any) -> ReplayState:
         new = jnp.swapaxes(new, 0, 1)
         return jax.lax.dynamic_update_slice_in_dim(stored, new, state.cursor, axis=1)
 
+    overwritten = jnp.maximum(state.size + unroll_length - capacity, 0)
     return ReplayState(
         data={name: write(state.data[name], getattr(trajectory, name)) for name in STORED_FIELDS},
         cursor=(state.cursor + unroll_length) % capacity,
         size=jnp.minimum(state.size + unroll_length, capacity),
+        skip=jnp.maximum(state.skip - overwritten, 0),
     )
 
 
@@ -150,7 +154,7 @@ def sample(
 
     Returns:
         The windows of this device. Their mask is 1 until an episode ends, the end included, and
-        while every step is valid; it is 0 everywhere while the buffer holds under W steps.
+        while every step is valid; it is 0 while the buffer holds under W steps of the environment.
 
     Raises:
         ValueError: If the layout is not one of B environments, W exceeds C, or the windows do not
@@ -173,8 +177,8 @@ def sample(
     place = (stratum * everywhere + draw(env_keys, everywhere)) // strata
     env = layout.row(task_id, place - jax.lax.axis_index(axis_name) * here)
     # Starts are counted from the oldest step held, so the write head is never inside a window.
-    starts = jnp.maximum(state.size - window + 1, 1)
-    start = draw(start_keys, jnp.broadcast_to(starts, here.shape))
+    held = state.size - state.skip[env]
+    start = state.skip[env] + draw(start_keys, jnp.maximum(held - window + 1, 1))
     oldest = jnp.where(state.size == capacity, state.cursor, 0)
     step = (oldest + start[None, :] + jnp.arange(window, dtype=jnp.int32)[:, None]) % capacity
     fields = {name: leaf[env[None, :], step] for name, leaf in state.data.items()}
@@ -186,7 +190,7 @@ def sample(
         termination=fields["termination"],
         next_observation=fields["next_observation"],
         task_id=task_id,
-        mask=jnp.where(state.size >= window, mask, 0.0),
+        mask=jnp.where(held >= window, mask, 0.0),
     )
 
 

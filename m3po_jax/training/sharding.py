@@ -33,7 +33,7 @@ _COLUMNS: Any = P(None, AXES)  # [T, B, ...]
 _STATE = TrainState(
     agent=_EVERYWHERE,
     rollout=_ROWS,
-    replay=ReplayState(data=_ROWS, cursor=_EVERYWHERE, size=_EVERYWHERE),
+    replay=ReplayState(data=_ROWS, cursor=_EVERYWHERE, size=_EVERYWHERE, skip=_ROWS),
     key=_EVERYWHERE,
     iteration=_EVERYWHERE,
     updates=_EVERYWHERE,

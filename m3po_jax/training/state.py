@@ -1,5 +1,7 @@
 """Everything that a run is, as one pytree, and how it starts."""
 
+import functools
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -14,6 +16,8 @@ from m3po_jax.ops import observation_moments, statistics
 from m3po_jax.policy.trust_region import TrustRegionState, init_trust_region
 from m3po_jax.replay import buffer
 from m3po_jax.types import Params, Trajectory
+
+_ENCODER = ("encoder", "embedding")
 
 
 class Optimizers(NamedTuple):
@@ -71,21 +75,29 @@ class TrainState:
 
 
 def make_optimizers(cfg: Config) -> Optimizers:
-    """Adam with a global-norm clip for each set of parameters."""
+    """Adam with a global-norm clip for each set of parameters; `train.frozen` stays as it is."""
 
-    def adam(learning_rate: float, max_norm: float) -> optax.GradientTransformation:
+    def adam(part: str, learning_rate: float, max_norm: float) -> optax.GradientTransformation:
+        if part in cfg.train.frozen:
+            return optax.set_to_zero()
         return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(learning_rate))
 
     model = cfg.world_model
-    world_model = adam(model.learning_rate, model.max_gradient_norm)
+    world_model = adam("world_model", model.learning_rate, model.max_gradient_norm)
+    still = _parts_mask(cfg.train.frozen)
+    if cfg.train.frozen:
+        # Before the clip, so that the others' share of the norm is their own.
+        world_model = optax.chain(optax.masked(optax.set_to_zero(), still), world_model)
     if model.encoder_learning_rate_scale != 1.0:
-        slow = optax.masked(optax.scale(model.encoder_learning_rate_scale), _encoder_mask)
+        slow = optax.masked(optax.scale(model.encoder_learning_rate_scale), _parts_mask(_ENCODER))
         world_model = optax.chain(world_model, slow)
     return Optimizers(
         world_model=world_model,
-        policy=adam(cfg.policy.learning_rate, cfg.policy.max_gradient_norm),
-        critic=adam(cfg.critic.learning_rate, cfg.critic.max_gradient_norm),
-        exploration=adam(cfg.exploration.learning_rate, cfg.critic.max_gradient_norm),
+        policy=adam("policy", cfg.policy.learning_rate, cfg.policy.max_gradient_norm),
+        critic=adam("critic", cfg.critic.learning_rate, cfg.critic.max_gradient_norm),
+        exploration=adam(
+            "exploration", cfg.exploration.learning_rate, cfg.critic.max_gradient_norm
+        ),
     )
 
 
@@ -167,9 +179,19 @@ def trajectory_shapes(env: MultiTaskEnv, unroll_length: int) -> Trajectory:
     )
 
 
-def _encoder_mask(params: Params) -> Params:
-    slow = ("encoder", "encoder_norm", "embedding")
-    return {
-        name: jax.tree.map(lambda _, is_slow=name in slow: is_slow, part)
-        for name, part in params.items()
-    }
+def _parts_mask(names: Collection[str]) -> Callable[[Params], Params]:
+    """A function of the world model's parameters: true for these parts and their output norms."""
+
+    def mask(params: Params) -> Params:
+        return {
+            name: jax.tree.map(
+                functools.partial(_always, name.removesuffix("_norm") in names), part
+            )
+            for name, part in params.items()
+        }
+
+    return mask
+
+
+def _always(value: bool, _: Any) -> bool:
+    return value

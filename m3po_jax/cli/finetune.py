@@ -1,0 +1,64 @@
+"""Goes on learning, from a trained agent, on other tasks.
+
+m3po-finetune --from=DIR --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--embedding=mean]
+              [--replay=fresh|old] [--overwrite]
+
+--from=DIR         the run to start from; it stays as it is
+--config=FILE      settings of the new run: its tasks, new ones, old ones or both, in any order.
+                   Networks must have the old sizes; observation and action sizes may differ
+--workdir=DIR      folder of the new run; the same command resumes it
+--embedding=NAME   what tasks that the agent does not know start from: mean of all known task
+                   embeddings, or the embedding of a known task, as dmc/CartpoleSwingup
+--replay=old       take over the old run's steps of tasks that both have; fresh starts empty
+--overwrite        delete the run in the workdir and start anew
+
+--config.train.frozen=NAME (repeatable) keeps a part as it is: embedding, encoder, dynamics, reward,
+termination, q, policy, critic or exploration. The first line of eval.jsonl is the score before
+anything was learned on the new tasks.
+"""
+
+from absl import flags
+
+from m3po_jax.cli import command_line
+from m3po_jax.config import from_config_dict
+from m3po_jax.config_validation import validate
+from m3po_jax.training import preemption, workdir
+from m3po_jax.training.finetune_config import adapted_config
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    """Checks both runs before the slow imports, then trains."""
+    config = from_config_dict(FLAGS.config)
+    validate(config)
+    source, embedding = str(FLAGS["from"].value), FLAGS.embedding
+    config = adapted_config(config, workdir.read_config(source), embedding=embedding)
+    if not workdir.has_checkpoint(source):
+        raise workdir.WorkdirError(f"{source} has no checkpoint yet; train longer first")
+    with (
+        workdir.open_workdir(FLAGS.workdir, config, overwrite=FLAGS.overwrite) as run_folder,
+        preemption.stop_on_signals() as stop,
+    ):
+        command_line.use_compile_cache()
+        from m3po_jax.training import finetune, loop
+
+        replay = FLAGS.replay == "old"
+        finetune.begin(config, run_folder.path, source, embedding=embedding, replay=replay)
+        loop.train_and_evaluate(config, run_folder.path, stop=stop)
+
+
+def run() -> None:
+    """Entry point of `m3po-finetune`."""
+    command_line.define_config_flag()
+    flags.DEFINE_string("from", None, "Folder of the run to start from.")
+    flags.DEFINE_string("workdir", None, "Folder of the new run.")
+    flags.DEFINE_string("embedding", "mean", "What unknown tasks start from.")
+    flags.DEFINE_enum("replay", "fresh", ["fresh", "old"], "Whether to take over old steps.")
+    flags.DEFINE_bool("overwrite", False, "Delete the run in the workdir and start anew.")
+    flags.mark_flags_as_required(["config", "from", "workdir"])
+    command_line.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

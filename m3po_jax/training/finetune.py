@@ -1,0 +1,84 @@
+"""A new run that starts from the agent of an old one."""
+
+import os
+from typing import Any
+
+import jax
+
+from m3po_jax.config import Config
+from m3po_jax.training import loop, sharding, transfer, workdir
+from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.metrics import MetricsWriter
+from m3po_jax.training.state import TrainState
+
+
+def begin(
+    config: Config,
+    folder: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    *,
+    embedding: str,
+    replay: bool,
+) -> None:
+    """Writes the first checkpoint of a run, with what an old run has learned, and its scores.
+
+    The first line of eval.jsonl, at 0 env steps, is the agent before any learning on the new tasks.
+    A folder that has a checkpoint already is left as it is.
+
+    Args:
+        config: Settings of the new run, as `finetune_config.adapted_config` returns them.
+        folder: Its workdir, open.
+        source: Workdir of the old run.
+        embedding: See `finetune_config.embedding_sources`.
+        replay: Whether to take over the steps of tasks that both runs have.
+
+    Raises:
+        CheckpointError: The old run has no checkpoint or a damaged one.
+        ConfigError: The two runs do not fit together.
+    """
+    with Checkpointer(folder) as checkpointer:
+        if checkpointer.latest_step() is not None:
+            return
+        old_config = workdir.read_config(source)
+        old = loop.make_experiment(old_config)
+        with Checkpointer(source) as old_checkpointer:
+            restored = old_checkpointer.restore_latest(old.state_shapes())
+        if restored is None:
+            raise CheckpointError(f"{source} holds no checkpoint; train longer first")
+        new = loop.make_experiment(config)
+        state = _first_state(restored[0], old, new, embedding=embedding, replay=replay)
+        del restored
+        _evaluate(new, state, folder)
+        checkpointer.save(0, state, {"wall_seconds": 0.0, "env_steps": 0, "from": str(source)})
+
+
+def _first_state(
+    old_state: TrainState,
+    old: loop.Experiment,
+    new: loop.Experiment,
+    *,
+    embedding: str,
+    replay: bool,
+) -> TrainState:
+    ends = (transfer.Ends(old.env, old.networks), transfer.Ends(new.env, new.networks))
+    state: TrainState = sharding.shard_init(*new.parts)(jax.random.key(new.config.seed))
+    agent = transfer.transfer_agent(old_state.agent, state.agent, *ends, embedding=embedding)
+    stored = state.replay
+    if replay:
+        stored = transfer.transfer_replay(
+            old_state.replay, stored, *ends, unroll_length=new.config.env.unroll_length
+        )
+    return jax.device_put(
+        state.replace(agent=agent, replay=stored),
+        jax.tree.map(lambda leaf: leaf.sharding, new.state_shapes()),
+    )
+
+
+def _evaluate(new: loop.Experiment, state: TrainState, folder: str | os.PathLike[str]) -> None:
+    cfg = new.config.train
+    evaluator = loop.Evaluator(new, episodes=cfg.eval_episodes)
+    result = evaluator(state.agent, policy=cfg.eval_policy, seed=new.config.seed)
+    position: dict[str, Any] = {"env_steps": 0, "env_steps_per_task": 0.0, "wall_seconds": 0.0}
+    with MetricsWriter(folder) as writer:
+        writer.truncate_after(-1)
+        writer.write_evaluation({**position, **result})
