@@ -29,7 +29,7 @@ from absl import flags
 from m3po_jax.cli import command_line
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.training import preemption, workdir
+from m3po_jax.training import preemption
 
 FLAGS = flags.FLAGS
 
@@ -47,14 +47,7 @@ def main() -> None:
     sinks = event_logs.make_sinks(path, tensorboard=FLAGS.tensorboard, wandb=FLAGS.wandb)
     with preemption.stop_on_signals() as stop:
         command_line.use_compile_cache()
-        if FLAGS.distributed:
-            from m3po_jax.training import processes
-
-            processes.join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-            opened = processes.shared_workdir(path, config, overwrite=FLAGS.overwrite)
-        else:
-            opened = workdir.open_workdir(path, config, overwrite=FLAGS.overwrite)
-        with opened:
+        with command_line.open_run(path, config, overwrite=FLAGS.overwrite):
             from m3po_jax.training import loop
 
             loop.train_and_evaluate(
@@ -72,10 +65,7 @@ def run() -> None:
     flags.DEFINE_integer("log_every", None, "Iterations between rows.", lower_bound=1)
     flags.DEFINE_bool("tensorboard", True, "Write TensorBoard event files.")
     flags.DEFINE_bool("wandb", False, "Log to Weights & Biases.")
-    flags.DEFINE_bool("distributed", False, "One of several processes.")
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
-    flags.DEFINE_integer("num_processes", None, "Number of processes.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "Number of this process.", lower_bound=0)
+    command_line.define_process_flags()
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.run(main, __doc__)
 
