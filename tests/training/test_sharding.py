@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import socket
@@ -127,11 +126,6 @@ def test_raw_gradients_and_the_whole_state_are_those_of_one_device(one, many, re
     assert not wrong
 
 
-def test_processes_add_nothing_to_devices(four, two_by_two):
-    """The sums of the same four shares, whoever holds them."""
-    assert max(differences(four, two_by_two).values(), default=0.0) < 1e-4
-
-
 @pytest.mark.slow
 def test_a_wrong_sum_over_devices_is_found(one, folder):
     """The comparison above fails for means in the place of sums; Adam alone would hide them."""
@@ -224,7 +218,6 @@ def test_places_cover_the_whole_state():
         assert leaf.shape[0] % 8 == 0
 
 
-@functools.cache
 def draws(num_devices):
     """Every environment's key on `num_devices` devices, in the order of the whole batch."""
     env = sharded_run.make_experiment().env
