@@ -228,21 +228,34 @@ def _without_empty(leaf: Any) -> Any:
     """Puts a scalar in the place of an empty array, as simulators have and Orbax cannot save."""
     if leaf.size > 0:
         return leaf
+    place = _place(leaf)
+    if isinstance(place, jax.sharding.NamedSharding):
+        place = jax.sharding.NamedSharding(place.mesh, jax.P())
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((), leaf.dtype)
-    return jnp.zeros((), leaf.dtype)
+        return jax.ShapeDtypeStruct((), leaf.dtype, sharding=place)
+    return _zeros((), leaf.dtype, place)
 
 
 def _with_empty(abstract: Any, leaf: Any) -> Any:
     """Undoes `_without_empty`."""
-    return leaf if abstract.size > 0 else jnp.zeros(abstract.shape, abstract.dtype)
+    if abstract.size > 0:
+        return leaf
+    return _zeros(abstract.shape, abstract.dtype, _place(abstract))
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any, place: jax.sharding.Sharding) -> jax.Array:
+    """Zeros on any devices, those of other processes included."""
+    zeros = np.zeros(shape, dtype)
+    return jax.make_array_from_callback(shape, place, lambda index: zeros[index])
+
+
+def _place(leaf: Any) -> jax.sharding.Sharding:
+    place: jax.sharding.Sharding | None = getattr(leaf, "sharding", None)
+    return place or jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
-        jax.devices()[0]
-    )
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_place(leaf))
 
 
 def _leaves(tree: Any) -> dict[str, str]:
