@@ -12,7 +12,7 @@ VERSION = re.search(
 assert VERSION is not None
 
 GYMNASIUM = ["gymnasium>=1.1"]
-TEST = [*GYMNASIUM, "hypothesis", "ipykernel", "nbclient", "pytest>=8", "pytest-xdist"]
+TEST = [*GYMNASIUM, "hypothesis", "ipykernel", "nbclient", "pytest>=8", "pytest-xdist", "pyyaml"]
 DOCS = ["latex2mathml", "mkdocs-material>=9", "mkdocstrings[python]>=0.27"]
 
 setuptools.setup(

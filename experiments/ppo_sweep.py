@@ -24,7 +24,7 @@ from m3po_jax.config_validation import validate
 from m3po_jax.training import loop
 from m3po_jax.training.evaluate import evaluate
 from m3po_jax.training.state import AgentState, TrainState, make_optimizers
-from m3po_jax.training.train_step import train_step
+from m3po_jax.training.train_step import make_train_step
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 ENTROPY_SCALES = (1e-4, 1e-2)
@@ -83,13 +83,8 @@ def run_group(group: Group, env_steps: tuple[int, ...]) -> Iterator[dict[str, An
 
     def step(state: TrainState, learning_rate: jax.Array, entropy_scale: jax.Array) -> TrainState:
         cfg = with_rates(config, learning_rate, entropy_scale)
-        return train_step(
-            state,
-            env=experiment.env,
-            networks=experiment.networks,
-            optimizers=make_optimizers(cfg),
-            cfg=cfg,
-        )[0]
+        step = make_train_step(experiment.env, experiment.networks, make_optimizers(cfg), cfg)
+        return step(state)[0]
 
     def play(agent: AgentState) -> jax.Array:
         return evaluate(
@@ -109,8 +104,9 @@ def run_group(group: Group, env_steps: tuple[int, ...]) -> Iterator[dict[str, An
         while iteration * experiment.env_steps_per_iteration < until:
             state = step_all(state, rates, entropies)
             iteration += 1
-        returns = np.asarray(play_all(state.agent)).reshape(len(settings), -1, EPISODES)
-        for setting, means in zip(settings, returns.mean(axis=-1), strict=True):
+        # The environments of the tasks alternate: [settings, EPISODES, tasks].
+        returns = np.asarray(play_all(state.agent)).reshape(len(settings), EPISODES, -1)
+        for setting, means in zip(settings, returns.mean(axis=1), strict=True):
             result = _result(experiment, iteration, means)
             result["seconds_of_group"] = round(time.monotonic() - start, 1)
             names = ("learning_rate", "entropy_scale", "seed")

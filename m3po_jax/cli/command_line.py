@@ -1,5 +1,6 @@
 """What all commands share: flags with config overrides, one-line refusals, the compile cache."""
 
+import contextlib
 import difflib
 import math
 import os
@@ -8,12 +9,13 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from m3po_jax.config import Config, ConfigError, UserError, field_types, unknown_key
+from m3po_jax.training import workdir
 from m3po_jax.training.preemption import PREEMPTED, Preempted
 
 USER_ERROR = 2  # exit code of every refusal
@@ -24,6 +26,35 @@ CACHE_VARIABLE = "M3PO_COMPILE_CACHE"
 def define_config_flag() -> None:
     """Defines `--config=FILE` and its overrides `--config.KEY=VALUE`."""
     config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+
+
+def define_process_flags() -> None:
+    """Defines `--distributed` and what says where the other processes are."""
+    flags.DEFINE_bool("distributed", False, "One of several processes.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+    flags.DEFINE_integer("num_processes", None, "Number of processes.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Number of this process.", lower_bound=0)
+
+
+def open_run(
+    path: pathlib.Path, config: Config, *, overwrite: bool
+) -> contextlib.AbstractContextManager[Any]:
+    """Opens the workdir, with `--distributed` together with the other processes.
+
+    Raises:
+        ConfigError: A flag of several processes stands without `--distributed`.
+        UserError: The folder or the other processes are not as they must be.
+    """
+    values = flags.FLAGS
+    where = (values.coordinator, values.num_processes, values.process_id)
+    if not values.distributed:
+        if where != (None, None, None):
+            raise ConfigError("--coordinator, --num_processes and --process_id need --distributed")
+        return workdir.open_workdir(path, config, overwrite=overwrite)
+    from m3po_jax.training import processes
+
+    processes.join(*where)
+    return processes.shared_workdir(path, config, overwrite=overwrite)
 
 
 def run(main: Callable[[], None], usage: str, *, positional: str | None = None) -> None:

@@ -14,6 +14,9 @@ m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [-
 --log_every=N       writes and shows a row every N iterations (config.train.log_every)
 --notensorboard     writes no TensorBoard event files to DIR/tensorboard
 --wandb             logs to Weights & Biases as well; needs pip install 'm3po_jax[wandb]'
+--distributed       one of several processes, each started with the same command; they find each
+                    other on TPU, Slurm, Open MPI and Kubernetes; elsewhere say how with
+                    --coordinator=HOST:PORT --num_processes=N --process_id=I
 
 SIGTERM and SIGINT (Ctrl-C) finish the iteration and save; the same command goes on from there.
 """
@@ -26,7 +29,7 @@ from absl import flags
 from m3po_jax.cli import command_line
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.training import preemption, workdir
+from m3po_jax.training import preemption
 
 FLAGS = flags.FLAGS
 
@@ -42,16 +45,14 @@ def main() -> None:
 
     path = pathlib.Path(FLAGS.workdir).absolute()
     sinks = event_logs.make_sinks(path, tensorboard=FLAGS.tensorboard, wandb=FLAGS.wandb)
-    with (
-        workdir.open_workdir(path, config, overwrite=FLAGS.overwrite),
-        preemption.stop_on_signals() as stop,
-    ):
+    with preemption.stop_on_signals() as stop:
         command_line.use_compile_cache()
-        from m3po_jax.training import loop
+        with command_line.open_run(path, config, overwrite=FLAGS.overwrite):
+            from m3po_jax.training import loop
 
-        loop.train_and_evaluate(
-            config, path, stop=stop, sinks=sinks, quiet=FLAGS.quiet, debug=FLAGS.debug
-        )
+            loop.train_and_evaluate(
+                config, path, stop=stop, sinks=sinks, quiet=FLAGS.quiet, debug=FLAGS.debug
+            )
 
 
 def run() -> None:
@@ -64,6 +65,7 @@ def run() -> None:
     flags.DEFINE_integer("log_every", None, "Iterations between rows.", lower_bound=1)
     flags.DEFINE_bool("tensorboard", True, "Write TensorBoard event files.")
     flags.DEFINE_bool("wandb", False, "Log to Weights & Biases.")
+    command_line.define_process_flags()
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.run(main, __doc__)
 

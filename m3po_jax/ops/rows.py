@@ -5,9 +5,11 @@ default everywhere, for a batch that is whole. What a row draws depends on its n
 batch, so results do not depend on how many devices share the work.
 """
 
+import functools
 from typing import Any, TypeVar
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 
 Tree = TypeVar("Tree")
@@ -31,14 +33,29 @@ def normal(key: jax.Array, rows: jax.Array, shape: tuple[int, ...]) -> jax.Array
     return draws
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def spread(tree: Tree, axis_name: tuple[str, ...] = ()) -> Tree:
-    """Values that are alike on all devices, for use with rows that are not.
+    """Floats that are alike on all devices, for use with rows that are not.
 
-    Use it at the start of a function to differentiate: its transpose is the sum over devices, so
-    each gradient is summed once, and not at each use of the value.
+    Use it at the start of a function to differentiate: the gradients of all leaves are then summed
+    over the devices in one exchange, and not each at every use.
     """
-    result: Tree = jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), tree)
+    result: Tree = jax.lax.pcast(tree, axis_name, to="varying")
     return result
+
+
+def _spread_forward(tree: Tree, axis_name: tuple[str, ...]) -> tuple[Tree, None]:
+    return spread(tree, axis_name), None
+
+
+def _spread_backward(axis_name: tuple[str, ...], _: None, gradient: Tree) -> tuple[Tree]:
+    if jax.lax.axis_size(axis_name) == 1:
+        return (jax.lax.psum(gradient, axis_name),)
+    flat, unravel = jax.flatten_util.ravel_pytree(gradient)
+    return (unravel(jax.lax.psum(flat, axis_name)),)
+
+
+spread.defvjp(_spread_forward, _spread_backward)
 
 
 def gather(x: jax.Array, axis_name: tuple[str, ...] = ()) -> jax.Array:

@@ -1,6 +1,7 @@
 """Checkpoints: a thin wrapper over Orbax that never restarts in silence."""
 
 import json
+import math
 import os
 import pathlib
 import zlib
@@ -11,14 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from m3po_jax.config import UserError
 from m3po_jax.training.workdir import CHECKPOINT_FOLDER
 
 State = TypeVar("State")
 
-# In the meta of every checkpoint: CRC-32 of each leaf and of the rest of the meta.
+# In the meta of every checkpoint: checksums of each leaf and of the rest of the meta.
 _CHECKSUMS = "checksums"
+_CHUNK = 1 << 20  # words at a time, which keeps what summing needs small
 
 
 class CheckpointError(UserError):
@@ -33,7 +36,10 @@ class Checkpointer:
     could read buffers that were given away.
 
     Orbax stores array data without checksums, so a flipped bit could come back as another number:
-    every leaf has its CRC-32 in the meta, which restoring compares.
+    every leaf has its checksum in the meta, which restoring compares.
+
+    Several processes write their own parts of each leaf. What they write does not depend on how the
+    state is spread, so any number of devices and processes can restore it.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, max_to_keep: int = 2):
@@ -222,21 +228,34 @@ def _without_empty(leaf: Any) -> Any:
     """Puts a scalar in the place of an empty array, as simulators have and Orbax cannot save."""
     if leaf.size > 0:
         return leaf
+    place = _place(leaf)
+    if isinstance(place, jax.sharding.NamedSharding):
+        place = jax.sharding.NamedSharding(place.mesh, jax.P())
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((), leaf.dtype)
-    return jnp.zeros((), leaf.dtype)
+        return jax.ShapeDtypeStruct((), leaf.dtype, sharding=place)
+    return _zeros((), leaf.dtype, place)
 
 
 def _with_empty(abstract: Any, leaf: Any) -> Any:
     """Undoes `_without_empty`."""
-    return leaf if abstract.size > 0 else jnp.zeros(abstract.shape, abstract.dtype)
+    if abstract.size > 0:
+        return leaf
+    return _zeros(abstract.shape, abstract.dtype, _place(abstract))
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any, place: jax.sharding.Sharding) -> jax.Array:
+    """Zeros on any devices, those of other processes included."""
+    zeros = np.zeros(shape, dtype)
+    return jax.make_array_from_callback(shape, place, lambda index: zeros[index])
+
+
+def _place(leaf: Any) -> jax.sharding.Sharding:
+    place: jax.sharding.Sharding | None = getattr(leaf, "sharding", None)
+    return place or jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
-        jax.devices()[0]
-    )
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_place(leaf))
 
 
 def _leaves(tree: Any) -> dict[str, str]:
@@ -251,19 +270,45 @@ def _leaves(tree: Any) -> dict[str, str]:
 
 
 def _checksums(state: Any, meta: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the CRC-32 of each leaf by its path, and of the meta.
+    """Returns a checksum of each leaf by its path, and of the meta.
 
-    Leaves that are spread over several processes are left out: no process has all of their data.
+    That of a leaf is the sum of its words, each times its odd weight `2 i + 1`, modulo 2^32: it
+    changes with any one bit, and processes that hold parts of a leaf can add theirs up.
     """
-    sums = {"meta": zlib.crc32(json.dumps(dict(meta), sort_keys=True).encode())}
+    sums = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            continue
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        sums[f"state/{name}"] = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).data)
-    return sums
+        sums[f"state/{name}"] = _sum_here(leaf)
+    total = np.fromiter(sums.values(), np.uint32, len(sums))
+    if jax.process_count() > 1:
+        total = np.sum(multihost_utils.process_allgather(total), axis=0, dtype=np.uint32)
+    checked = {name: int(value) for name, value in zip(sums, total, strict=True)}
+    return {"meta": zlib.crc32(json.dumps(dict(meta), sort_keys=True).encode()), **checked}
+
+
+def _sum_here(leaf: Any) -> int:
+    """What the parts of a leaf that this process has to write add to its checksum."""
+    if not isinstance(leaf, jax.Array):
+        return _weighted_sum(np.asarray(leaf), 0)
+    total = 0
+    for shard in leaf.addressable_shards:
+        if shard.replica_id == 0:
+            # Only leading axes are split, so a part is a run of consecutive words.
+            begin = shard.index[0].start if shard.index else None
+            total += _weighted_sum(np.asarray(shard.data), (begin or 0) * math.prod(leaf.shape[1:]))
+    return total % 2**32
+
+
+def _weighted_sum(x: np.ndarray, begin: int) -> int:
+    words = np.ascontiguousarray(x).reshape(-1).view(f"u{x.dtype.itemsize}")
+    total = 0
+    for start in range(0, words.size, _CHUNK):
+        chunk = words[start : start + _CHUNK].astype(np.uint64)
+        weights = 2 * np.arange(begin + start, begin + start + chunk.size, dtype=np.uint64) + 1
+        total += int(np.sum(chunk * weights, dtype=np.uint64))
+    return total % 2**32
 
 
 def _types(tree: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from m3po_jax.config import UserError
+from m3po_jax.training import processes
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.train_step import SKIPPED
 from m3po_jax.training.workdir import CONFIG_FILE, FAULT_FOLDER, write_atomically
@@ -55,10 +56,12 @@ class FaultWatch:
         """
         try:
             self._remove()
+            processes.any_of(True)  # no process writes before the folder is gone
             with Checkpointer(self._folder) as checkpointer:
                 checkpointer.save(iteration, state, meta)
-            # Last, because it makes the bundle a bundle.
-            shutil.copy(self._workdir / CONFIG_FILE, self._folder / CONFIG_FILE)
+            if processes.leads():
+                # Last, because it makes the bundle a bundle.
+                shutil.copy(self._workdir / CONFIG_FILE, self._folder / CONFIG_FILE)
         except OSError as error:
             raise CheckpointError(
                 f"updates keep being left out as not finite, and {self._folder} cannot be "
@@ -78,7 +81,9 @@ class FaultWatch:
             self._remove()
             return
         numbers = {name: np.asarray(value).tolist() for name, value in metrics.items()}
-        write_atomically(self._folder / FAULT_METRICS_FILE, json.dumps(numbers, indent=2) + "\n")
+        if processes.leads():
+            text = json.dumps(numbers, indent=2) + "\n"
+            write_atomically(self._folder / FAULT_METRICS_FILE, text)
         raise NumericsError(
             f"losses or gradients of {' and '.join(modules)} were not finite in "
             f"{self._in_a_row} iterations in a row (train.max_skipped_updates = {self._limit}). "
@@ -104,7 +109,7 @@ class FaultWatch:
         )
 
     def _remove(self) -> None:
-        if self._folder.exists():
+        if processes.leads() and self._folder.exists():
             shutil.rmtree(self._folder)
 
 

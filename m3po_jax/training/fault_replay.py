@@ -26,7 +26,7 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
     Raises:
         CheckpointError: The bundle holds no state or a damaged one.
     """
-    experiment = loop.make_experiment(config)
+    experiment = loop.make_experiment(loop.on_one_device(config))
     with Checkpointer(folder) as checkpointer:
         restored = checkpointer.restore_latest(experiment.state_shapes())
     if restored is None:

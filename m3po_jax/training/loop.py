@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from m3po_jax import config_validation
 from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
 from m3po_jax.envs import registry, scores
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.ops import checks
 from m3po_jax.replay import buffer
-from m3po_jax.training import model_error, sharding
+from m3po_jax.training import model_error, processes, sharding
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.evaluate import Episodes
 from m3po_jax.training.fault import FaultWatch
@@ -96,6 +97,12 @@ def make_experiment(config: Config) -> Experiment:
     return Experiment(
         config, env, networks, make_optimizers(config), sharding.choose_devices(config)
     )
+
+
+def on_one_device(config: Config) -> Config:
+    """The same settings for looking at a run on one device, whatever it was trained on."""
+    train = dataclasses.replace(config.train, num_devices=1)
+    return dataclasses.replace(config, train=train)
 
 
 class Evaluator:
@@ -177,10 +184,12 @@ def train_and_evaluate(
         )
     bound = KL_BOUND_FACTOR * config.policy.kl_target
     kl_bound = None if config.policy.trust_region == "none" else bound
+    quiet = quiet or not processes.leads()
     with (
         Checkpointer(workdir) as checkpointer,
-        MetricsWriter(workdir, sinks) as writer,
+        MetricsWriter(workdir, sinks if processes.leads() else ()) as writer,
         Progress(config.train.total_env_steps, kl_bound=kl_bound, quiet=quiet) as progress,
+        processes.together(),
     ):
         run = _Run(experiment, checkpointer, writer, progress, pathlib.Path(workdir))
         if run.finished and not run.lacks_evaluation:
@@ -219,7 +228,7 @@ def evaluate_workdir(
             f"{workdir} has no world model to plan with (network.encoder = 'observation'); "
             "evaluate its policy `prior`"
         )
-    experiment = make_experiment(config)
+    experiment = make_experiment(on_one_device(config))
     with Checkpointer(workdir) as checkpointer:
         restored = checkpointer.restore_latest(experiment.state_shapes())
     if restored is None:
@@ -270,7 +279,8 @@ class _Run:
             self._iteration = int(self._state.iteration)
             self._wall_before = float(meta["wall_seconds"])
             progress.say(f"Going on from the checkpoint at {self.env_steps:,} env steps.")
-        writer.truncate_after(self.env_steps)
+        if processes.leads():
+            writer.truncate_after(self.env_steps)
 
     @property
     def env_steps(self) -> int:
@@ -286,8 +296,9 @@ class _Run:
     def lacks_evaluation(self) -> bool:
         """Whether an evaluation is due here that eval.jsonl does not hold, as after a stop."""
         records = read_evaluations(self._workdir)
-        done = records and records[-1]["env_steps"] == self.env_steps
-        return self._due(self._experiment.config.train.eval_every) and not done
+        done = bool(records) and records[-1]["env_steps"] == self.env_steps
+        due = self._due(self._experiment.config.train.eval_every)
+        return processes.from_leader(due and not done)
 
     def train(self, stop: Callable[[], bool], *, debug: bool) -> None:
         """Trains to the end of the budget or until `stop()`."""
@@ -303,7 +314,7 @@ class _Run:
         step = self._checked_step() if debug else self._compiled_step()
         # Before the first step, so that a stop never waits for this.
         self._timed("the evaluation", functools.partial(self._compile_evaluation, evaluator))
-        stopping = stop()
+        stopping = processes.any_of(stop())
         pending: list[dict[str, jax.Array]] = []
         while not (self.finished or stopping):
             suspicious = self._faults.suspicious
@@ -314,7 +325,7 @@ class _Run:
             pending.append(metrics)
             if suspicious:
                 self._faults.judge(jax.device_get(metrics))
-            stopping = stop()
+            stopping = processes.any_of(stop())
             save = stopping or self._due(cfg.checkpoint_every)
             # What a checkpoint covers is written before it, or a resume would leave a gap.
             if save or self._iteration % cfg.log_every == 0:
@@ -394,7 +405,8 @@ class _Run:
                 row.update(
                     {f"{name}/{task}": float(x) for task, x in zip(names, value, strict=True)}
                 )
-        self._writer.write(row)
+        if processes.leads():
+            self._writer.write(row)
         self._progress.update(row)
 
     def _evaluate(self, evaluator: Evaluator) -> None:
@@ -405,7 +417,8 @@ class _Run:
             **result,
             **self._measure_model(),
         }
-        self._writer.write_evaluation(record)
+        if processes.leads():
+            self._writer.write_evaluation(record)
         returns = {name: task["return_mean"] for name, task in result["tasks"].items()}
         scores_text = ", ".join(f"{name} {value:.1f}" for name, value in returns.items())
         self._progress.say(f"Evaluation at {self.env_steps:,} env steps: {scores_text}")
@@ -419,8 +432,21 @@ class _Run:
         self._progress.say(f"Compiling {what} ...")
         start = time.monotonic()
         result = jax.block_until_ready(call())
+        processes.wait_for_all(what)
         self._progress.say(f"Compiled {what} in {time.monotonic() - start:.0f} s.")
         return result
+
+
+def _devices(experiment: Experiment) -> str:
+    """Which devices a run uses, and why not all that are there."""
+    used, present = experiment.mesh.size, jax.device_count()
+    first = experiment.mesh.devices.flat[0]
+    if used == present:
+        return f"{first}" if used == 1 else f"{used} devices like {first}"
+    if experiment.config.train.num_devices:
+        return f"{used} of {present} devices like {first}"
+    reason = config_validation.device_conflict(experiment.config, present)
+    return f"{used} of {present} devices like {first} ({reason})"
 
 
 def summarize(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -479,7 +505,8 @@ def _description(experiment: Experiment) -> str:
     updates = config.train.updates_per_transition
     lines += [
         f"{parameters:,} parameters (size {config.network.size}); replay of {capacity:,} "
-        f"transitions, {buffer.num_bytes(shapes.replay) / 2**20:.0f} MiB, on {jax.devices()[0]}",
+        f"transitions, {buffer.num_bytes(shapes.replay) / 2**20:.0f} MiB, on "
+        f"{_devices(experiment)}",
         f"{config.train.total_env_steps:,} env steps in {experiment.num_iterations:,} iterations, "
         f"{updates:g} updates per transition",
     ]

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, call the same command again.
 PREEMPTED = 75
@@ -37,9 +38,9 @@ class SignalStop:
     def handle(self, name: str) -> None:
         """Notes a signal; ends the process if it is the second or if nothing is at stake yet."""
         if self._requested.is_set():
-            _leave(f"{name} again: stopping at once; the last checkpoint is whole")
+            leave(f"{name} again: stopping at once; the last checkpoint is whole")
         if not self._asked:
-            _leave(f"{name}: stopping before the first step; nothing is lost")
+            leave(f"{name}: stopping before the first step; nothing is lost")
         self._requested.set()
         _say(f"{name}: finishing this iteration and saving (a second signal stops at once)")
 
@@ -92,6 +93,7 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _leave(text: str) -> None:
+def leave(text: str) -> NoReturn:
+    """Prints the text to stderr and ends the process at once with the code `PREEMPTED`."""
     _say(text)
     os._exit(PREEMPTED)

@@ -229,8 +229,8 @@ def _resumed_record(path: pathlib.Path, config: Config) -> dict[str, Any]:
         raise WorkdirError(
             f"{path} holds a run with another config:\n" + "\n".join(lines) + "\n"
             "Ask for the same settings to resume it (only train.total_env_steps, to more, and the "
-            "eval, checkpoint, log and max_skipped_updates settings may change), give another "
-            "--workdir, or delete that run with --overwrite."
+            "eval, checkpoint, log, max_skipped_updates and num_devices settings may change), give "
+            "another --workdir, or delete that run with --overwrite."
         )
     new = _new_record(config)
     new["history"] = old.get("history", [])

@@ -68,7 +68,15 @@ def test_a_regression_step_with_a_bad_target_is_left_out(key):
         return jnp.mean((params["w"] - batch) ** 2)
 
     fit = lambda data: update._fit(  # noqa: E731
-        "critic", loss_fn, optimizer, params, optimizer.init(params), data, key, cfg
+        "critic",
+        loss_fn,
+        optimizer,
+        params,
+        optimizer.init(params),
+        data,
+        key,
+        cfg=cfg,
+        axis_name=(),
     )
     new, opt_state, metrics = fit(jnp.zeros((4, 2)).at[0, 0].set(jnp.inf))
     assert metrics["critic/skipped"] == 3.0  # one of two minibatches in each of three epochs

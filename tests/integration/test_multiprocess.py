@@ -1,0 +1,152 @@
+"""Whole runs over several devices and processes: how they end, and how they go on."""
+
+import contextlib
+import csv
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from m3po_jax.training import processes
+from m3po_jax.training.preemption import PREEMPTED
+
+pytestmark = pytest.mark.slow
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = "tests/integration/tiny_config.py"
+# 8 environments of 4 steps: 32 env steps an iteration.
+FLAGS = ("--config.env.num_envs=8", "--config.replay.capacity=640")
+
+
+def start(folder, *flags, devices, cache):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    }
+    command = [sys.executable, "-m", "m3po_jax.cli.train", f"--config={TINY}"]
+    return subprocess.Popen(
+        [*command, f"--workdir={folder}", *FLAGS, *flags],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def start_two(folder, *flags, cache):
+    """Two processes of one run, with two devices each."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    where = ("--distributed", f"--coordinator=localhost:{port}", "--num_processes=2")
+    return [
+        start(folder, *where, f"--process_id={i}", *flags, devices=2, cache=cache) for i in range(2)
+    ]
+
+
+def finish(process, timeout=1200):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def rows_of(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def wait_for_rows(process, folder, rows):
+    while not (folder / "metrics.csv").exists() or len(rows_of(folder)) < rows:
+        assert process.poll() is None, finish(process)
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def endless():
+    return "--config.train.total_env_steps=1000000"
+
+
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path, cache, endless):
+    first, second = start_two(tmp_path, endless, cache=cache)
+    wait_for_rows(first, tmp_path, 6)
+    second.kill()
+    second.wait()
+    killed = time.monotonic()
+    code, out, err = finish(first, timeout=3 * processes.HEARTBEAT_TIMEOUT_S)
+    assert time.monotonic() - killed < 2 * processes.HEARTBEAT_TIMEOUT_S
+    assert code != 0 and "Traceback" not in err
+    assert "another one has ended" in err and "same command" in err
+    assert "4 devices" in out
+    saved = max(int(child.name) for child in (tmp_path / "checkpoints").iterdir())
+    assert saved > 0
+
+    both = start_two(tmp_path, endless, cache=cache)
+    before = len(rows_of(tmp_path))
+    wait_for_rows(both[0], tmp_path, before + 3)
+    # A signal to the process that does not lead stops both after the same iteration.
+    both[1].send_signal(signal.SIGTERM)
+    for index, process in enumerate(both):
+        code, out, err = finish(process)
+        assert code == PREEMPTED, err
+        assert "Stopped at" in err
+        assert ("Going on from the checkpoint" in out) == (index == 0)
+        assert not out or index == 0  # one process writes
+    rows = rows_of(tmp_path)
+    assert [int(row["iteration"]) for row in rows] == list(range(1, len(rows) + 1))
+    newest = max(int(child.name) for child in (tmp_path / "checkpoints").iterdir())
+    assert newest == int(rows[-1]["iteration"])
+
+    # One process with one device goes on with what two wrote.
+    alone = start(tmp_path, endless, devices=1, cache=cache)
+    wait_for_rows(alone, tmp_path, len(rows) + 2)
+    alone.send_signal(signal.SIGTERM)
+    code, out, err = finish(alone)
+    assert code == PREEMPTED, err
+    assert "Going on from the checkpoint" in out
+
+
+def test_a_run_of_four_devices_goes_on_on_one_and_on_eight(tmp_path, cache):
+    base, short, long = tmp_path / "four", "--config.train.total_env_steps=256", 384
+    code, out, err = finish(start(base, short, devices=4, cache=cache))
+    assert code == 0, err
+    assert "on 4 devices" in out
+    runs = {}
+    for devices in (1, 8):
+        folder = tmp_path / f"on{devices}"
+        shutil.copytree(base, folder)
+        more = f"--config.train.total_env_steps={long}"
+        code, out, err = finish(start(folder, more, devices=devices, cache=cache))
+        assert code == 0, err
+        assert "Going on from the checkpoint at 256 env steps" in out
+        runs[devices] = rows_of(folder)
+    assert len(runs[1]) == len(runs[8]) == long // 32
+    clocks = {"wall_seconds", "env_steps_per_second"}
+    for row, other in zip(runs[1], runs[8], strict=True):
+        for name in row.keys() - clocks:
+            np.testing.assert_allclose(
+                float(row[name]), float(other[name]), rtol=0.05, atol=1e-3, err_msg=name
+            )
+
+
+def test_processes_that_do_not_come_together_say_so(tmp_path, cache):
+    folder = tmp_path / "run"
+    code, _, err = finish(start(folder, "--distributed", devices=1, cache=cache))
+    assert code == 2
+    assert "--coordinator=HOST:PORT" in err and "Traceback" not in err
+    assert not folder.exists()
