@@ -100,17 +100,18 @@ class BraxEnvironment:
         """What a picture of a state needs, as `viewer` takes it; traceable."""
         return state.physics[0]
 
-    def viewer(self, poses: Any) -> str:
+    def viewer(self, poses: Any, *, seconds_per_pose: float) -> str:
         """Brax's own viewer of poses as an HTML page, which loads its program from a CDN.
 
         Args:
-            poses: From `pose`, leaves `[T, ...]`; one per control step plays at true speed.
+            poses: From `pose`, leaves `[T, ...]`.
+            seconds_per_pose: Simulated time between two of them.
         """
         from brax.io import html
 
         length = jax.tree.leaves(poses)[0].shape[0]
         states = [jax.tree.map(lambda x, t=t: x[t], poses) for t in range(length)]
-        system = self._env.sys.tree_replace({"opt.timestep": self._env.dt})
+        system = self._env.sys.tree_replace({"opt.timestep": seconds_per_pose})
         return str(html.render(system, states))
 
     def _strip(self, library_state: Any) -> base.EnvState:

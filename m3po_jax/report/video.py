@@ -90,7 +90,10 @@ def write_recording(
     if kind == "viewer":
         with _write_errors_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(recording.environment.viewer(recording.poses), encoding="utf-8")
+            page = recording.environment.viewer(
+                recording.poses, seconds_per_pose=recording.seconds_per_step
+            )
+            path.write_text(page, encoding="utf-8")
         return
     # H.264 halves the resolution of colours, so both sides are even.
     width, height = (side + side % 2 for side in size)

@@ -24,8 +24,8 @@ class Drawing:
 
 
 class Viewer:
-    def viewer(self, poses):
-        return f"<p>{len(poses['x'])} poses</p>"
+    def viewer(self, poses, *, seconds_per_pose):
+        return f"<p>{len(poses['x'])} poses of {seconds_per_pose} s</p>"
 
 
 def recording(environment=None, **changes):
@@ -112,7 +112,7 @@ def test_marks_lie_where_the_numbers_say():
 def test_brax_tasks_are_a_page(tmp_path):
     path = tmp_path / "x.html"
     video.write_recording(recording(Viewer()), path, title="t")
-    assert path.read_text() == "<p>12 poses</p>"
+    assert path.read_text() == "<p>12 poses of 0.04 s</p>"
     with pytest.raises(VideoError, match=r"no picture for a \.mp4 file"):
         video.write_recording(recording(Viewer()), tmp_path / "x.mp4", title="t")
 
