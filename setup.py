@@ -14,6 +14,7 @@ assert VERSION is not None
 GYMNASIUM = ["gymnasium>=1.1"]
 TEST = [*GYMNASIUM, "hypothesis", "ipykernel", "nbclient", "pytest>=8", "pytest-xdist", "pyyaml"]
 DOCS = ["latex2mathml", "mkdocs-material>=9", "mkdocstrings[python]>=0.27"]
+RENDER = ["imageio-ffmpeg>=0.5"]
 
 setuptools.setup(
     name="m3po_jax",
@@ -39,6 +40,7 @@ setuptools.setup(
         "numpy>=2",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
+        "pillow>=10.1",
         "playground>=0.2,<0.3",
         "rich>=13",
         "tensorboardX>=2.6",
@@ -48,10 +50,10 @@ setuptools.setup(
         # rliable's arch does not import with pandas 3
         "experiments": ["pandas<3", "rliable>=1.2"],
         "wandb": ["wandb>=0.19"],
-        "render": ["imageio-ffmpeg>=0.5", "pillow>=10"],
         "docs": DOCS,
         "gymnasium": GYMNASIUM,
-        "dev": [*TEST, *DOCS, "mypy", "pre-commit", "ruff"],
+        "render": RENDER,
+        "dev": [*TEST, *DOCS, *RENDER, "mypy", "pre-commit", "ruff"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },
@@ -63,6 +65,7 @@ setuptools.setup(
             "m3po-tasks = m3po_jax.cli.tasks:run",
             "m3po-report = m3po_jax.cli.report:run",
             "m3po-export = m3po_jax.cli.export:run",
+            "m3po-render = m3po_jax.cli.render:run",
         ]
     },
     classifiers=[

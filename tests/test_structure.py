@@ -108,7 +108,7 @@ def test_settings_registry_and_commands_import_no_jax():
         "import m3po_jax, m3po_jax.config, m3po_jax.config_validation, m3po_jax.envs.registry\n"
         "import m3po_jax.training.workdir, m3po_jax.cli.train, m3po_jax.cli.evaluate\n"
         "import m3po_jax.training.preemption, m3po_jax.cli.replay_fault, m3po_jax.cli.export\n"
-        "import m3po_jax.cli.report, m3po_jax.report.write\n"
+        "import m3po_jax.cli.report, m3po_jax.report.write, m3po_jax.cli.render\n"
         "slow = {'jax', 'flax', 'brax', 'mujoco', 'mujoco_playground', 'orbax'}\n"
         "print(sorted(slow & set(sys.modules)))\n"
     )

@@ -91,6 +91,29 @@ class BraxEnvironment:
         )
         return self._strip(self._env.step(library_state, action))
 
+    @property
+    def seconds_per_step(self) -> float:
+        """Simulated time of one control step."""
+        return float(self._env.dt)
+
+    def pose(self, state: base.EnvState) -> Any:
+        """What a picture of a state needs, as `viewer` takes it; traceable."""
+        return state.physics[0]
+
+    def viewer(self, poses: Any, *, seconds_per_pose: float) -> str:
+        """Brax's own viewer of poses as an HTML page, which loads its program from a CDN.
+
+        Args:
+            poses: From `pose`, leaves `[T, ...]`.
+            seconds_per_pose: Simulated time between two of them.
+        """
+        from brax.io import html
+
+        length = jax.tree.leaves(poses)[0].shape[0]
+        states = [jax.tree.map(lambda x, t=t: x[t], poses) for t in range(length)]
+        system = self._env.sys.tree_replace({"opt.timestep": seconds_per_pose})
+        return str(html.render(system, states))
+
     def _strip(self, library_state: Any) -> base.EnvState:
         """Keeps what the next step needs, in constant dtypes."""
         template = self._template

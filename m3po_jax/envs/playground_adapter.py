@@ -13,6 +13,9 @@ from mujoco_playground import dm_control_suite, locomotion, manipulation
 
 from m3po_jax.envs import base, wrappers
 
+# What of the physics places the bodies.
+_POSE = ("qpos", "qvel", "mocap_pos", "mocap_quat")
+
 
 def make_dmc(env_name: str, *, impl: str) -> "PlaygroundEnvironment":
     """Loads a task of the DM Control suite.
@@ -114,6 +117,43 @@ class PlaygroundEnvironment:
             info=dict(info),
         )
         return self._strip(self._env.step(library_state, action))
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Simulated time of one control step."""
+        return float(self._env.dt)
+
+    def pose(self, state: base.EnvState) -> dict[str, jax.Array]:
+        """What a picture of a state needs, as `frames` takes it; traceable."""
+        data = state.physics[0]
+        return {name: getattr(data, name) for name in _POSE}
+
+    def frames(
+        self, poses: Mapping[str, np.ndarray], *, width: int, height: int
+    ) -> Iterator[np.ndarray]:
+        """Draws poses offscreen with MuJoCo's renderer, which `MUJOCO_GL` chooses.
+
+        Args:
+            poses: From `pose`, leaves `[T, ...]`.
+            width: Pixels.
+            height: Pixels.
+
+        Yields:
+            One picture `[height, width, 3]` uint8 per pose.
+        """
+        model = self._env.mj_model
+        # The picture is drawn into a buffer, which the model declares too small for a video.
+        model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)
+        model.vis.global_.offheight = max(height, model.vis.global_.offheight)
+        data = mujoco.MjData(model)
+        with mujoco.Renderer(model, height=height, width=width) as renderer:
+            for step in range(len(poses["qpos"])):
+                for name, values in poses.items():
+                    getattr(data, name)[:] = values[step]
+                mujoco.mj_forward(model, data)
+                # The first camera of a model, where it has one, is the one made for watching.
+                renderer.update_scene(data, camera=0 if model.ncam else -1)
+                yield renderer.render()
 
     def _strip(self, library_state: Any) -> base.EnvState:
         """Keeps what the next step needs, in constant dtypes."""

@@ -132,6 +132,22 @@ def parse_tasks(names: Sequence[str]) -> tuple[TaskRequest, ...]:
     return requests
 
 
+def task_index(names: Sequence[str], task: str) -> int:
+    """Position of a task among the tasks of a run.
+
+    Args:
+        names: Task names as for `parse_task`.
+        task: A name without options.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    known = [request.name for request in parse_tasks(names)]
+    if task not in known:
+        raise ValueError(f"the run has no task {task!r}; {_nearest(task, known)}")
+    return known.index(task)
+
+
 def _option_value(suite: str, env_name: str, key: str, text: str) -> OptionValue:
     """Returns the checked value of one option."""
     name = TaskRequest(suite, env_name).name

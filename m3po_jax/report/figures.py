@@ -20,7 +20,14 @@ from m3po_jax.report.curves import Series
 # variables in their place, so that dark mode can brighten them. Lines differ in dashes and markers
 # as well.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)), "-")
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 2)),
+    (0, (1.5, 1.5)),
+    (0, (6, 2, 1.5, 2)),
+    (0, (3, 1)),
+    (0, (8, 2, 1, 2, 1, 2)),
+)
 _THIN = (0, (1, 1.5))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, MUTED, GRID = "#1f2329", "#5d6773", "#d5d9de"
@@ -139,12 +146,22 @@ def png(panels: Sequence[Panel], path: pathlib.Path) -> None:
 
 def legend_mark(style: int) -> str:
     """A small SVG of a line as `Line` draws it, for legends in HTML."""
-    dashes = DASHES[style % len(DASHES)]
+    _, dashes, _ = _look(style)
     pattern = "" if dashes == "-" else ",".join(str(1.6 * length) for length in dashes[1])
     return (
         '<svg class="mark" viewBox="0 0 30 10" aria-hidden="true">'
         f'<line x1="0" y1="5" x2="30" y2="5" stroke-width="2" '
         f'stroke="var(--series-{style % len(COLOURS)})" stroke-dasharray="{pattern}"/></svg>'
+    )
+
+
+def _look(style: int) -> tuple[str, Any, str]:
+    """Colour, dashes and marker; a colour that comes again has other dashes and another marker."""
+    shifted = style + style // len(COLOURS)
+    return (
+        COLOURS[style % len(COLOURS)],
+        DASHES[shifted % len(DASHES)],
+        MARKERS[shifted % len(MARKERS)],
     )
 
 
@@ -200,16 +217,16 @@ def _set_height(panel: Panel, axes: Axes) -> None:
 
 
 def _draw_curve(line: Line, axes: Axes) -> None:
-    series, style = line.series, line.style
-    colour = COLOURS[style % len(COLOURS)]
+    series = line.series
+    colour, dashes, marker = _look(line.style)
     few = len(series.x) <= 20
     axes.plot(
         series.x,
         series.mean,
         color=colour,
-        linestyle=_THIN if line.thin else DASHES[style % len(DASHES)],
+        linestyle=_THIN if line.thin else dashes,
         linewidth=1.4 if line.thin else 1.8,
-        marker=MARKERS[style % len(MARKERS)] if few and not line.thin else "",
+        marker=marker if few and not line.thin else "",
         markersize=4,
         label=series.label,
     )
@@ -218,10 +235,9 @@ def _draw_curve(line: Line, axes: Axes) -> None:
 
 
 def _draw_dots(line: Line, axes: Axes, num_lines: int) -> None:
-    series, style = line.series, line.style
-    colour = COLOURS[style % len(COLOURS)]
-    y = series.x + 0.16 * (style - (num_lines - 1) / 2)
-    marker = MARKERS[style % len(MARKERS)]
+    series = line.series
+    colour, _, marker = _look(line.style)
+    y = series.x + 0.16 * (line.style - (num_lines - 1) / 2)
     axes.hlines(y, series.low, series.high, color=colour, linewidth=1.5)
     axes.plot(series.mean, y, color=colour, linestyle="", marker=marker, label=series.label)
 

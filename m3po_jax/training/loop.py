@@ -228,15 +228,26 @@ def evaluate_workdir(
             f"{workdir} has no world model to plan with (network.encoder = 'observation'); "
             "evaluate its policy `prior`"
         )
+    experiment, state, meta = restore_run(config, workdir)
+    evaluator = Evaluator(experiment, episodes=episodes)
+    result = evaluator(state.agent, policy=policy, seed=seed)
+    return {**_position(experiment, int(state.iteration), meta["wall_seconds"]), **result}
+
+
+def restore_run(
+    config: Config, workdir: str | os.PathLike[str]
+) -> tuple[Experiment, TrainState, dict[str, Any]]:
+    """Returns the experiment, the newest state and its meta of a run.
+
+    Raises:
+        CheckpointError: There is no checkpoint or it cannot be read.
+    """
     experiment = make_experiment(on_one_device(config))
     with Checkpointer(workdir) as checkpointer:
         restored = checkpointer.restore_latest(experiment.state_shapes())
     if restored is None:
         raise CheckpointError(f"{workdir} holds no checkpoint; train longer first")
-    state, meta = restored
-    evaluator = Evaluator(experiment, episodes=episodes)
-    result = evaluator(state.agent, policy=policy, seed=seed)
-    return {**_position(experiment, int(state.iteration), meta["wall_seconds"]), **result}
+    return experiment, *restored
 
 
 class _Run:

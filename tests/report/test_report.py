@@ -223,3 +223,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the report to .*file/x.*--out"):
         write.write_report([run], tmp_path / "file" / "x")
+
+
+def test_no_two_of_many_settings_look_alike():
+    looks = [figures._look(style) for style in range(30)]
+    assert len(set(looks)) == 30
+    assert len({colour for colour, _, _ in looks[:6]}) == 6
+    assert len({str(dashes) for _, dashes, _ in looks[:6]}) == 6
+    assert len({figures.legend_mark(style) for style in range(30)}) == 30
