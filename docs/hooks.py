@@ -18,7 +18,7 @@ from mkdocs.structure.files import File, Files
 
 from m3po_jax.config import Config
 from m3po_jax.config_validation import CHOICES, RULES
-from m3po_jax.envs import registry
+from m3po_jax.envs import catalog, scores
 
 # Each drawing holds its own outlines: shared ones would need names that are unique on the page.
 ziamath.config.svg2 = False
@@ -70,12 +70,24 @@ def settings() -> str:
 
 
 def tasks() -> str:
-    """The task names of each suite."""
+    """Tables of the tasks of each suite."""
     parts = []
-    for suite in ("dmc", "brax", "toy"):
-        names = [name for name in registry.task_names() if name.startswith(f"{suite}/")]
-        listed = "\n".join(f"- `{name}`" for name in names)
-        parts.append(f"## {suite}: {len(names)} tasks\n\n{listed}")
+    for suite, names in catalog.CATALOG.items():
+        rows = [
+            "| task | observation | action | control steps | terminates | score 0 | score 1 |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for name, facts in names.items():
+            sizes = [facts.observation_size, facts.action_size, facts.episode_length]
+            bounds = scores.references(f"{suite}/{name}") or (None, None)
+            cells = [
+                f"`{suite}/{name}`",
+                *("?" if size is None else str(size) for size in sizes),
+                "yes" if facts.can_terminate else "no",
+                *("" if bound is None else f"{bound:g}" for bound in bounds),
+            ]
+            rows.append("| " + " | ".join(cells) + " |")
+        parts.append(f"## {suite}: {len(names)} tasks\n\n" + "\n".join(rows))
     return "\n\n".join(parts)
 
 

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 from m3po_jax.config import field_types
 from m3po_jax.config_validation import CHOICES, RULES
-from m3po_jax.envs import registry
+from m3po_jax.envs import catalog
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -38,7 +38,9 @@ def test_every_setting_stands_on_its_page_with_default_values_and_meaning(hooks)
 
 
 def test_every_task_is_listed(hooks):
-    assert tuple(re.findall(r"^- `(.+)`$", hooks.tasks(), re.MULTILINE)) == registry.task_names()
+    page = hooks.tasks()
+    assert tuple(re.findall(r"^\| `(.+?)` ", page, re.MULTILINE)) == catalog.task_names()
+    assert "| `toy/TerminatingPole` | 2 | 1 | 50 | yes | 0 | 50 |" in page
 
 
 def test_the_results_are_the_readmes_and_link_nowhere_into_the_clone(hooks):
