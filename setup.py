@@ -13,7 +13,7 @@ assert VERSION is not None
 
 GYMNASIUM = ["gymnasium>=1.1"]
 TEST = [*GYMNASIUM, "hypothesis", "ipykernel", "nbclient", "pytest>=8", "pytest-xdist", "pyyaml"]
-DOCS = ["latex2mathml", "mkdocs-material>=9", "mkdocstrings[python]>=0.27"]
+DOCS = ["mkdocs-material>=9", "mkdocstrings[python]>=0.27", "ziamath"]
 RENDER = ["imageio-ffmpeg>=0.5"]
 
 setuptools.setup(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from m3po_jax.training.loop import make_experiment, train_and_evaluate
     from m3po_jax.training.train_step import make_train_step
+    from m3po_jax.training.workdir import open_workdir
     from m3po_jax.types import LatentModel
     from m3po_jax.world_model.imagine import imagine
 
@@ -71,6 +72,7 @@ _HOME = {
     "make_planner": "m3po_jax.planning.known_dynamics",
     "make_train_step": "m3po_jax.training.train_step",
     "mppi_plan": "m3po_jax.planning.mppi",
+    "open_workdir": "m3po_jax.training.workdir",
     "play": "m3po_jax.deploy.gymnasium_driver",
     "resolve_network": "m3po_jax.config",
     "sim_norm": "m3po_jax.networks.layers",
@@ -112,6 +114,7 @@ __all__ = [
     "make_planner",
     "make_train_step",
     "mppi_plan",
+    "open_workdir",
     "play",
     "resolve_network",
     "sim_norm",

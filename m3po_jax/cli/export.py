@@ -12,7 +12,6 @@ says how to load and call them: shapes, dtypes, tasks, versions. They run on CPU
 from absl import flags
 
 from m3po_jax.cli import command_line
-from m3po_jax.config_validation import validate
 from m3po_jax.training import workdir
 
 FLAGS = flags.FLAGS
@@ -20,8 +19,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Checks the workdir before the slow imports, then exports and lists the files."""
-    config = workdir.read_config(FLAGS.workdir)
-    validate(config)
+    workdir.read_config(FLAGS.workdir)
     if not workdir.has_checkpoint(FLAGS.workdir):
         raise workdir.WorkdirError(f"{FLAGS.workdir} has no checkpoint yet; train longer first")
     command_line.use_compile_cache()

@@ -7,7 +7,7 @@ import jax
 
 from m3po_jax.config import Config
 from m3po_jax.training import loop, sharding, transfer, workdir
-from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.checkpoint import Checkpointer
 from m3po_jax.training.metrics import MetricsWriter
 from m3po_jax.training.state import TrainState
 
@@ -39,17 +39,12 @@ def begin(
     with Checkpointer(folder) as checkpointer:
         if checkpointer.latest_step() is not None:
             return
-        old_config = workdir.read_config(source)
-        old = loop.make_experiment(old_config)
-        with Checkpointer(source) as old_checkpointer:
-            restored = old_checkpointer.restore_latest(old.state_shapes())
-        if restored is None:
-            raise CheckpointError(f"{source} holds no checkpoint; train longer first")
+        old, old_state, _ = loop.restore_run(workdir.read_config(source), source)
         new = loop.make_experiment(config)
-        state = _first_state(restored[0], old, new, embedding=embedding, replay=replay)
-        del restored
+        state = _first_state(old_state, old, new, embedding=embedding, replay=replay)
         _evaluate(new, state, folder)
-        checkpointer.save(0, state, {"wall_seconds": 0.0, "env_steps": 0, "from": str(source)})
+        meta = new.meta(env_steps=0, wall_seconds=0.0)
+        checkpointer.save(0, state, {**meta, "from": str(source)})
 
 
 def _first_state(

@@ -73,6 +73,11 @@ class Experiment:
         """What the compiled functions of `sharding` are made of."""
         return self.mesh, self.env, self.networks, self.optimizers, self.config
 
+    def meta(self, *, env_steps: int, wall_seconds: float) -> dict[str, Any]:
+        """What a checkpoint says of itself."""
+        tasks = [dataclasses.asdict(spec) for spec in self.env.specs]
+        return {"wall_seconds": wall_seconds, "env_steps": env_steps, "tasks": tasks}
+
     @property
     def env_steps_per_iteration(self) -> int:
         """Simulator steps of one iteration over all tasks, action repeats counted."""
@@ -391,8 +396,7 @@ class _Run:
         return {"model_error": model_error.as_record(jax.device_get(errors), names)}
 
     def _meta(self) -> dict[str, Any]:
-        tasks = [dataclasses.asdict(spec) for spec in self._experiment.env.specs]
-        return {"wall_seconds": self._wall_seconds(), "env_steps": self.env_steps, "tasks": tasks}
+        return self._experiment.meta(env_steps=self.env_steps, wall_seconds=self._wall_seconds())
 
     def _save(self) -> None:
         self._checkpointer.save(self._iteration, self._state, self._meta())

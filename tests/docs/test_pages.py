@@ -5,11 +5,14 @@ import pathlib
 import re
 import shutil
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import m3po_jax
 from experiments.configs import toy
 from m3po_jax.deploy.export import export
+from m3po_jax.envs import registry
 from m3po_jax.training.workdir import open_workdir
 from tests.integration.saved_run import save_run
 
@@ -65,6 +68,24 @@ def test_every_public_name_has_its_place_and_its_reference(name):
     assert re.search(
         rf"^::: m3po_jax\.[\w.]+\.{name}$", (DOCS / "api.md").read_text(), re.MULTILINE
     )
+
+
+def test_the_newcomers_task_is_an_environment(tmp_path, monkeypatch):
+    task, config = blocks("first-task.md", "python")
+    (tmp_path / "hover.py").write_text(task)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {}
+    exec(config, names)
+    config = m3po_jax.from_config_dict(names["get_config"]())
+    m3po_jax.validate(config)
+    env = registry.make(config.tasks, config.env)
+    state, pool = env.init(jax.random.key(0), stagger=False), env.draw_resets(jax.random.key(1))
+    # falling for 30 steps of 0.1 s from at most 1.5 ends each episode, and pays at first
+    actions = -jnp.ones((30, env.batch_size, 1))
+    _, steps = jax.lax.scan(lambda s, a: env.step(s, pool, a), state, actions)
+    assert steps.termination.any(axis=0).all()
+    assert (steps.valid == 1.0).all()
+    assert steps.reward[0].min() > 0.0
 
 
 def test_the_planner_swings_up_a_known_pendulum():

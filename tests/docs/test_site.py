@@ -1,0 +1,88 @@
+"""What the site is made of besides pages: the generated parts and the notebook."""
+
+import importlib.util
+import json
+import pathlib
+import re
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from m3po_jax.config import field_types
+from m3po_jax.config_validation import CHOICES, RULES
+from m3po_jax.envs import catalog
+
+ROOT = pathlib.Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_setting_stands_on_its_page_with_default_values_and_meaning(hooks):
+    rows = re.findall(r"^\| `([\w.]+)` \| (.*) \| (.*) \| (.*) \|$", hooks.settings(), re.MULTILINE)
+    assert [name for name, *_ in rows] == list(field_types())
+    cells = {name: rest for name, *rest in rows}
+    assert cells["train.total_env_steps"][0] == "`120,000`"
+    assert cells["policy.kl_target"][:2] == ["`0.05`", "above 0"]
+    assert cells["policy.trust_region"][1] == "`clip`, `kl`, `none`"
+    assert all(len(meaning) > 10 for *_, meaning in rows)
+    ruled = {name for _, _, names in RULES for name in names} | set(CHOICES)
+    assert all(cells[name][1] for name in ruled)
+
+
+def test_every_task_is_listed(hooks):
+    page = hooks.tasks()
+    assert tuple(re.findall(r"^\| `(.+?)` ", page, re.MULTILINE)) == catalog.task_names()
+    assert "| `toy/TerminatingPole` | 2 | 1 | 50 | yes | 0 | 50 |" in page
+
+
+def test_the_results_are_the_readmes_and_link_nowhere_into_the_clone(hooks):
+    text = hooks.readme_results()
+    assert "| **M3PO, planner**" in text
+    assert not re.findall(r"\]\((?!https?:)", text)
+
+
+def test_formulas_are_drawn(hooks):
+    page = r'<p>a <span class="arithmatex">\(x &lt; \hat r_t\)</span></p>'
+    drawn = hooks.on_page_content(page)
+    assert drawn.startswith('<p>a <svg role="img" aria-label="x &lt; \\hat r_t" style="vertical')
+    assert "currentColor" in drawn
+    block = hooks.on_page_content('<div class="arithmatex">\\[\n\\frac{1}{2}\n\\]</div>')
+    assert block.startswith('<div class="formula"><svg ')
+
+
+def test_an_unknown_generated_part_stops_the_build(hooks):
+    with pytest.raises(KeyError, match="setings"):
+        hooks.on_page_markdown("<!-- generated: setings -->")
+
+
+def test_the_notebooks_page_has_text_code_and_outputs(hooks):
+    page = hooks.notebook_page(json.loads(NOTEBOOKS[0].read_text()))
+    assert "## Train" in page
+    assert "m3po.train_and_evaluate(config, run.path)" in page
+    assert "the cart stands at 1.0" in page
+    assert "data:image/png;base64," in page
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_runs(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # Compiling takes nearly all of the time, and a few steps need no fast program.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    notebook = nbformat.read(path, as_version=4)
+    cell = next(cell for cell in notebook.cells if "STEPS = 10_000" in cell.source)
+    cell.source = cell.source.replace("STEPS = 10_000", "STEPS = 1_024")
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+    assert "toy/PointReachB:" in printed
+    assert "the cart stands at 1.0" in printed
