@@ -82,7 +82,13 @@ def _compiled(name):
         last, (states, timesteps) = jax.lax.scan(step, state, actions)
         return states, timesteps, last
 
-    return env, jax.jit(env.draw_resets), rollout
+    draw_resets = jax.jit(env.draw_resets)
+
+    def draw_two(seed):
+        first, pool = draw_resets(jax.random.key(seed)), draw_resets(jax.random.key(seed + 1))
+        return jax.tree.map(lambda x: x[:NUM_ENVS], first), pool
+
+    return env, draw_two, rollout
 
 
 @pytest.fixture(scope="module", params=_parameters())
@@ -91,8 +97,8 @@ def run(request):
     reason = catalog.unavailable(request.param.partition("/")[0])
     if reason is not None:
         pytest.skip(reason)
-    env, draw_resets, rollout = _compiled(request.param)
-    first, pool = draw_resets(jax.random.key(0)), draw_resets(jax.random.key(1))
+    env, draw_two, rollout = _compiled(request.param)
+    first, pool = draw_two(0)
     shape = (STEPS, NUM_ENVS, env.action_size)
     actions = jax.random.uniform(jax.random.key(2), shape, minval=-1.0, maxval=1.0)
     return request.param, env, *rollout(first, pool, actions), pool
@@ -173,8 +179,8 @@ def test_can_terminate_is_what_the_brax_task_computes(name):
 
 
 def test_brax_termination_ends_the_episode():
-    env, draw_resets, rollout = _compiled("brax/inverted_pendulum")
-    first, pool = draw_resets(jax.random.key(3)), draw_resets(jax.random.key(4))
+    env, draw_two, rollout = _compiled("brax/inverted_pendulum")
+    first, pool = draw_two(3)
     # Full force to one side lets the pole fall at once.
     _, timesteps, _ = rollout(first, pool, jnp.ones((STEPS, NUM_ENVS, 1)))
     terminated = np.asarray(timesteps.termination) == 1
@@ -189,8 +195,8 @@ def test_brax_termination_ends_the_episode():
 
 
 def test_playground_nan_is_a_fault():
-    _, draw_resets, rollout = _compiled("dmc/PendulumSwingup")
-    first, pool = draw_resets(jax.random.key(3)), draw_resets(jax.random.key(4))
+    _, draw_two, rollout = _compiled("dmc/PendulumSwingup")
+    first, pool = draw_two(3)
     data, *rest = first[0].physics
     broken = first[0].replace(physics=(data.replace(qvel=data.qvel.at[0].set(jnp.nan)), *rest))
     states, timesteps, last = rollout((broken,), pool, jnp.zeros((STEPS, NUM_ENVS, 1)))

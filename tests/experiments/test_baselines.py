@@ -16,7 +16,7 @@ from m3po_jax import config as config_lib
 from m3po_jax.cli import command_line
 from m3po_jax.config import ConfigError, default_config, flatten, from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.ops import distributions, two_hot
+from m3po_jax.ops import rows, two_hot
 from m3po_jax.policy import trust_region
 from m3po_jax.replay import buffer
 from m3po_jax.training import loop, policy_update, rollout, train_step, update
@@ -223,7 +223,7 @@ def captured_pathwise_loss(experiment, agent, z, task_id, monkeypatch):
     """The loss function, its data and the optimised parameters of one pathwise update."""
     captured = {}
 
-    def capture(loss_fn, params, state, data, key, *, optimizer, cfg):
+    def capture(loss_fn, params, state, data, key, *, optimizer, cfg, axis_name):
         captured.update(loss_fn=loss_fn, params=params, data=data, cfg=cfg)
         return params, state, {}
 
@@ -254,7 +254,8 @@ def test_tdmpc2_policy_loss_is_scaled_value_and_entropy(monkeypatch):
 
     spread = np.array([np.ptp(np.percentile(value(mean)[k::K], [5, 95])) for k in range(K)])
     scale = np.maximum(spread, 1.0)[np.asarray(task_id)]
-    u = np.asarray(distributions.sample(mean, std, mask, key), np.float64)
+    noise = rows.normal(key, rows.numbers(30), mean.shape[1:])
+    u = np.asarray(mean + std * noise, np.float64)
     # log(1 - tanh(u)^2), where tanh(u) is 1 to the last digit too
     log_slope = 2.0 * (np.log(2.0) - np.abs(u) - np.log1p(np.exp(-2.0 * np.abs(u))))
     squash = np.sum(np.asarray(mask) * log_slope, axis=-1)
@@ -311,7 +312,7 @@ def test_tdmpc2_values_are_one_step_targets_of_the_worse_head(monkeypatch):
     class TargetsAsked(Exception):
         pass
 
-    def td_targets(*_):
+    def td_targets(*_, axis_name):
         raise TargetsAsked
 
     monkeypatch.setattr(update.world_model_losses, "td_targets", td_targets)
@@ -389,9 +390,11 @@ def test_real_data_carry_the_importance_weight_of_the_planner():
     )
     assert np.min(weight) < 0.1 and np.max(weight) > 3.0
 
-    shape = (T, B, A)
+    def unflatten(x):  # the samples of an environment stand together
+        return x.reshape(B, T, A).swapaxes(0, 1)
+
     prior = trajectory.replace(
-        behaviour_mean=planned.old.mean.reshape(shape), behaviour_std=planned.old.std.reshape(shape)
+        behaviour_mean=unflatten(planned.old.mean), behaviour_std=unflatten(planned.old.std)
     )
     on_policy = data_of(prior)
     np.testing.assert_allclose(
@@ -497,7 +500,7 @@ def test_ppo_behaviour_is_the_policy_that_is_improved(ppo, ppo_history):
     assert np.std(data.old.mean) > 0.0 and np.min(np.asarray(data.old.std)[mask > 0]) > 0.0
 
     # So the advantages are the plain ones: mean 0 and standard deviation 1 in every task.
-    tasks = np.tile(ppo.env.task_id, T)
+    tasks = np.repeat(ppo.env.task_id, T)
     for k in range(K):
         assert np.abs(np.mean(data.advantage[tasks == k])) < 1e-3
         np.testing.assert_allclose(np.std(data.advantage[tasks == k]), 1.0, rtol=1e-2)
