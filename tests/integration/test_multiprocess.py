@@ -106,7 +106,9 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path, cache, en
         assert code == PREEMPTED, err
         assert "Stopped at" in err
         assert ("Going on from the checkpoint" in out) == (index == 0)
-        assert not out or index == 0  # one process writes
+        # One process writes; the library that connects them says that it did.
+        said = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+        assert bool(said) == (index == 0), said
     rows = rows_of(tmp_path)
     assert [int(row["iteration"]) for row in rows] == list(range(1, len(rows) + 1))
     newest = max(int(child.name) for child in (tmp_path / "checkpoints").iterdir())
