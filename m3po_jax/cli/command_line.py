@@ -1,6 +1,7 @@
 """What all commands share: flags with config overrides, one-line refusals, the compile cache."""
 
 import contextlib
+import dataclasses
 import difflib
 import math
 import os
@@ -26,6 +27,30 @@ CACHE_VARIABLE = "M3PO_COMPILE_CACHE"
 def define_config_flag() -> None:
     """Defines `--config=FILE` and its overrides `--config.KEY=VALUE`."""
     config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+
+
+def define_log_flags() -> None:
+    """Defines what a training command says and where it logs to."""
+    flags.DEFINE_bool("quiet", False, "Print errors alone.")
+    flags.DEFINE_integer("log_every", None, "Iterations between rows.", lower_bound=1)
+    flags.DEFINE_bool("tensorboard", True, "Write TensorBoard event files.")
+    flags.DEFINE_bool("wandb", False, "Log to Weights & Biases.")
+
+
+def chosen_logs(config: Config, path: pathlib.Path) -> tuple[Config, list[Any]]:
+    """Returns the config with `--log_every`, and the logs of the workdir that were asked for.
+
+    Raises:
+        UserError: `--wandb` without the package.
+    """
+    from m3po_jax.training import event_logs
+
+    values = flags.FLAGS
+    if values.log_every is not None:
+        train = dataclasses.replace(config.train, log_every=values.log_every)
+        config = dataclasses.replace(config, train=train)
+    sinks = event_logs.make_sinks(path, tensorboard=values.tensorboard, wandb=values.wandb)
+    return config, sinks
 
 
 def define_process_flags() -> None:

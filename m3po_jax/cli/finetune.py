@@ -11,11 +11,14 @@ m3po-finetune --from=DIR --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [-
                    embeddings, or the embedding of a known task, as dmc/CartpoleSwingup
 --replay=old       take over the old run's steps of tasks that both have; fresh starts empty
 --overwrite        delete the run in the workdir and start anew
+--quiet, --log_every=N, --notensorboard, --wandb: as for m3po-train
 
 --config.train.frozen=NAME (repeatable) keeps a part as it is: embedding, encoder, dynamics, reward,
 termination, q, policy, critic or exploration. The first line of eval.jsonl is the score before
 anything was learned on the new tasks.
 """
+
+import pathlib
 
 from absl import flags
 
@@ -30,22 +33,23 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Checks both runs before the slow imports, then trains."""
-    config = from_config_dict(FLAGS.config)
+    path = pathlib.Path(FLAGS.workdir).absolute()
+    config, sinks = command_line.chosen_logs(from_config_dict(FLAGS.config), path)
     validate(config)
     source, embedding = str(FLAGS["from"].value), FLAGS.embedding
     config = adapted_config(config, workdir.read_config(source), embedding=embedding)
     if not workdir.has_checkpoint(source):
         raise workdir.WorkdirError(f"{source} has no checkpoint yet; train longer first")
     with (
-        workdir.open_workdir(FLAGS.workdir, config, overwrite=FLAGS.overwrite) as run_folder,
+        workdir.open_workdir(path, config, overwrite=FLAGS.overwrite),
         preemption.stop_on_signals() as stop,
     ):
         command_line.use_compile_cache()
         from m3po_jax.training import finetune, loop
 
         replay = FLAGS.replay == "old"
-        finetune.begin(config, run_folder.path, source, embedding=embedding, replay=replay)
-        loop.train_and_evaluate(config, run_folder.path, stop=stop)
+        finetune.begin(config, path, source, embedding=embedding, replay=replay)
+        loop.train_and_evaluate(config, path, stop=stop, sinks=sinks, quiet=FLAGS.quiet)
 
 
 def run() -> None:
@@ -56,6 +60,7 @@ def run() -> None:
     flags.DEFINE_string("embedding", "mean", "What unknown tasks start from.")
     flags.DEFINE_enum("replay", "fresh", ["fresh", "old"], "Whether to take over old steps.")
     flags.DEFINE_bool("overwrite", False, "Delete the run in the workdir and start anew.")
+    command_line.define_log_flags()
     flags.mark_flags_as_required(["config", "from", "workdir"])
     command_line.run(main, __doc__)
 

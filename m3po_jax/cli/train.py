@@ -21,7 +21,6 @@ m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [-
 SIGTERM and SIGINT (Ctrl-C) finish the iteration and save; the same command goes on from there.
 """
 
-import dataclasses
 import pathlib
 
 from absl import flags
@@ -36,15 +35,9 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Checks the settings and the workdir before the slow imports, then trains."""
-    config = from_config_dict(FLAGS.config)
-    if FLAGS.log_every is not None:
-        train = dataclasses.replace(config.train, log_every=FLAGS.log_every)
-        config = dataclasses.replace(config, train=train)
-    validate(config)
-    from m3po_jax.training import event_logs
-
     path = pathlib.Path(FLAGS.workdir).absolute()
-    sinks = event_logs.make_sinks(path, tensorboard=FLAGS.tensorboard, wandb=FLAGS.wandb)
+    config, sinks = command_line.chosen_logs(from_config_dict(FLAGS.config), path)
+    validate(config)
     with preemption.stop_on_signals() as stop:
         command_line.use_compile_cache()
         with command_line.open_run(path, config, overwrite=FLAGS.overwrite):
@@ -61,10 +54,7 @@ def run() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_bool("overwrite", False, "Delete the run in the workdir and start anew.")
     flags.DEFINE_bool("debug", False, "Assert inside the iteration that numbers are sound.")
-    flags.DEFINE_bool("quiet", False, "Print errors alone.")
-    flags.DEFINE_integer("log_every", None, "Iterations between rows.", lower_bound=1)
-    flags.DEFINE_bool("tensorboard", True, "Write TensorBoard event files.")
-    flags.DEFINE_bool("wandb", False, "Log to Weights & Biases.")
+    command_line.define_log_flags()
     command_line.define_process_flags()
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.run(main, __doc__)

@@ -164,7 +164,9 @@ class _Chart:
     def __init__(self, box: tuple[int, int, int, int], values: Iterable[np.ndarray], length: int):
         self.box = box
         every = np.concatenate([np.ravel(v) for v in values])
-        self._low, self._high = float(min(0.0, every.min())), float(max(1e-6, every.max()))
+        self._low = float(min(0.0, every.min()))
+        # a floor, or the noise of a value that stays 0 would fill the box
+        self._high = float(max(self._low + 1e-3, every.max()))
         self._room = 0.06 * (self._high - self._low)
         self._length = max(length - 1, 1)
 
