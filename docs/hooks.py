@@ -3,6 +3,7 @@
 A page asks for generated text with a line `<!-- generated: NAME -->`, NAME a key of `GENERATED`.
 """
 
+import ast
 import dataclasses
 import html
 import inspect
@@ -91,6 +92,18 @@ def tasks() -> str:
     return "\n\n".join(parts)
 
 
+def commands() -> str:
+    """The help text of every command, which is the docstring of its module."""
+    parts = []
+    for path in sorted((ROOT / "m3po_jax" / "cli").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            text = ast.get_docstring(tree) or ""
+            title, _, usage = text.partition("\n")
+            parts.append(f"## {path.stem}\n\n{title}\n\n```text\n{usage.strip()}\n```")
+    return "\n\n".join(parts)
+
+
 def readme_results() -> str:
     """The README's measured results, whose links lead out of the site."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -102,6 +115,7 @@ def readme_results() -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "settings": settings,
     "tasks": tasks,
+    "commands": commands,
     "readme-results": readme_results,
 }
 

@@ -43,6 +43,16 @@ def test_every_task_is_listed(hooks):
     assert "| `toy/TerminatingPole` | 2 | 1 | 50 | yes | 0 | 50 |" in page
 
 
+def test_every_command_is_listed_with_its_flags(hooks):
+    installed = re.findall(r'"m3po-([\w-]+) = ', (ROOT / "setup.py").read_text())
+    assert {"train", "evaluate", "export"} <= set(installed)
+    page = hooks.commands()
+    assert {name.replace("-", "_") for name in installed} <= set(
+        re.findall(r"^## (\w+)$", page, re.M)
+    )
+    assert "--workdir=DIR" in page
+
+
 def test_the_results_are_the_readmes_and_link_nowhere_into_the_clone(hooks):
     text = hooks.readme_results()
     assert "| **M3PO, planner**" in text
