@@ -228,6 +228,6 @@ def write_table(path: pathlib.Path, rows: Iterable[Row]) -> None:
     draft.replace(path)
 
 
-def _order(row: Row) -> tuple:
-    return (row["setting"], row["agent"], int(row["seed"]), row["task"],
-            int(row["env_steps_per_task"]))  # fmt: skip
+def _order(row: Mapping[str, str]) -> tuple[str, str, int, str, int]:
+    names = (row["setting"], row["agent"], int(row["seed"]))
+    return (*names, row["task"], int(row["env_steps_per_task"]))

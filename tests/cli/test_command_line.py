@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import pathlib
@@ -8,7 +9,8 @@ import time
 import pytest
 
 from m3po_jax.cli import command_line
-from m3po_jax.config import ConfigError
+from m3po_jax.config import ConfigError, from_config_dict
+from m3po_jax.training.workdir import open_workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOY = "--config=experiments/configs/toy.py"
@@ -181,3 +183,28 @@ def test_tasks_are_listed_without_loading_a_simulator():
     assert "dmc/CartpoleSwingup" in table and "toy/TerminatingPole" in table
     assert "playground: " in table or "playground/Go1Getup" in table
     assert "--suite" in refusal("tasks", "--suite=dcm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--from=no_such_run"], ["no_such_run holds no run"]),
+        (
+            ["--from=RUN", "--embedding=toy/PointReachC"],
+            ["toy/PointReachC", "mean, toy/PointReachA"],
+        ),
+        (["--from=RUN", "--config.network.mlp_width=48"], ["network.mlp_width = 48", "=64"]),
+        (["--from=RUN", "--config.train.frozen=encodr"], ["'encodr'", "encoder"]),
+        (["--from=RUN"], ["has no checkpoint yet"]),
+        ([], ["from"]),
+    ],
+)
+def test_finetune_refuses_wrong_calls(tmp_path, arguments, words):
+    config = from_config_dict(importlib.import_module("experiments.configs.toy").get_config())
+    with open_workdir(tmp_path / "old", config):
+        pass
+    arguments = [argument.replace("RUN", str(tmp_path / "old")) for argument in arguments]
+    text = refusal("finetune", TOY, f"--workdir={tmp_path / 'new'}", *arguments)
+    for word in words:
+        assert word in text
+    assert not (tmp_path / "new").exists()
