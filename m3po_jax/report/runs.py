@@ -15,7 +15,13 @@ from m3po_jax.training import metrics, workdir
 
 # Settings that change no result: runs that differ in these and the seed alone form one group.
 _SAME_EXPERIMENT = frozenset(
-    {"seed", "train.checkpoint_every", "train.log_every", "train.max_skipped_updates"}
+    {
+        "seed",
+        "train.checkpoint_every",
+        "train.log_every",
+        "train.max_skipped_updates",
+        "train.num_devices",
+    }
 )
 
 

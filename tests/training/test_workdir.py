@@ -102,7 +102,7 @@ def test_what_defines_the_learning_is_refused(tmp_path, name):
 def test_only_budget_and_reporting_may_change():
     changeable = {key.removeprefix("train.") for key in workdir.CHANGEABLE}
     names = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert names - changeable == {"random_env_steps", "updates_per_transition"}
+    assert names - changeable == {"random_env_steps", "updates_per_transition", "frozen"}
     assert changeable <= names
 
 
