@@ -227,9 +227,11 @@ def draw(rows: list[dict[str, str]], path: pathlib.Path) -> None:
         ("temporary_mib_per_device", "temporary memory, MiB"),
         ("gflop_per_device", "matrix products, GFLOP"),
     ):
-        right.plot(devices, [float(row[column]) for row in rows], marker="o", label=label)
+        values = [float(row[column]) or math.nan for row in rows]
+        right.plot(devices, values, marker="o", label=label)
     right.set(xlabel="devices", ylabel="per device and iteration", xscale="log", yscale="log")
-    right.legend(fontsize=8)
+    right.set_ylim(top=50 * max(float(row["gflop_per_device"]) for row in rows))
+    right.legend(fontsize=8, loc="upper left", ncols=2)
     for axes in (left, right):
         axes.set_xticks(devices, [str(n) for n in devices])
         axes.minorticks_off()
