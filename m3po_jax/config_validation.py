@@ -202,7 +202,7 @@ def device_conflict(config: Config, num_devices: int) -> str | None:
     if config.has_model and size % unit:
         return (
             f"config.world_model.batch_size = {size} does not split over {len(config.tasks)} tasks "
-            f"on {num_devices} devices (train.num_devices) each; "
+            f"on {num_devices} devices (train.num_devices); "
             f"nearest: {_nearest_multiple(size, unit)}"
         )
     samples = {"policy": _samples(config, load), "critic": load.transitions}
