@@ -43,10 +43,11 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=64)
     arguments = parser.parse_args()
     path = runs.RESULTS / "random_returns.csv"
+    new = not path.exists()
     done = {row["task"] for row in runs.read_table(path)}
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if not done:
+        if new:
             writer.writeheader()
         for task in arguments.tasks:
             if task not in done:

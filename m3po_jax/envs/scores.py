@@ -10,6 +10,22 @@ _TOY_RANGES = {
     "toy/PointReachB": (0.0, 45.764),
     "toy/TerminatingPole": (0.0, 50.0),
 }
+# Low: the mean return of uniform actions over 64 episodes, action repeat 1, default backend, from
+# experiments/results/random_returns.csv. High: the bound of the reward where there is one (the
+# pendulums and what is paid in distances); else the return at which the axes of Brax's own training
+# notebook end (google/brax, notebooks/training.ipynb), about what its tuned PPO and SAC reach.
+_BRAX_RANGES = {
+    "brax/ant": (-323.5, 8000.0),
+    "brax/halfcheetah": (-100.1, 8000.0),
+    "brax/hopper": (113.4, 2500.0),
+    "brax/humanoid": (445.7, 13000.0),
+    "brax/humanoidstandup": (7086.6, 75000.0),
+    "brax/inverted_double_pendulum": (239.6, 10000.0),
+    "brax/inverted_pendulum": (23.9, 1000.0),
+    "brax/pusher": (-1815.7, 0.0),
+    "brax/reacher": (-961.9, 0.0),
+    "brax/walker2d": (231.9, 5000.0),
+}
 
 
 def references(task: str) -> tuple[float, float] | None:
@@ -20,7 +36,7 @@ def references(task: str) -> tuple[float, float] | None:
     """
     if task.startswith("dmc/"):
         return _DMC_RANGE
-    return _TOY_RANGES.get(task)
+    return _TOY_RANGES.get(task) or _BRAX_RANGES.get(task)
 
 
 def normalized_score(task: str, episode_return: float) -> float | None:

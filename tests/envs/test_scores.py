@@ -1,5 +1,8 @@
 """Tests of the references of normalised scores."""
 
+import csv
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -42,5 +45,17 @@ def test_dmc_score_is_a_thousandth():
     assert scores.normalized_score("dmc/CartpoleSwingup", 250.0) == 0.25
 
 
+def test_brax_scores_begin_at_the_measured_returns_of_random_actions():
+    path = pathlib.Path(__file__).parents[2] / "experiments" / "results" / "random_returns.csv"
+    with path.open(newline="") as file:
+        measured = {row["task"]: float(row["return_mean"]) for row in csv.DictReader(file)}
+    scored = {f"brax/{name}" for name in CATALOG["brax"] if scores.references(f"brax/{name}")}
+    assert len(scored) == 10 and scored <= set(measured)
+    for task in scored:
+        low, high = scores.references(task)
+        assert low == pytest.approx(measured[task], abs=0.06)
+        assert scores.normalized_score(task, high) == 1.0 and low < high
+
+
 def test_tasks_without_references_have_no_score():
-    assert scores.normalized_score("brax/ant", 250.0) is None
+    assert scores.normalized_score("brax/fast", 250.0) is None
