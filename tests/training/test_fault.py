@@ -229,7 +229,7 @@ def test_an_environment_that_yields_nan_is_a_fault_and_no_skip(what, monkeypatch
     step = jax.jit(train_step.make_train_step(*parts))
     state = jax.jit(experiment.init)(jax.random.key(1))
     faults = 0.0
-    for _ in range(10):
+    for _ in range(60):
         state, metrics = step(state)
         faults += float(metrics["rollout/faults"].sum())
         assert skipped_modules(metrics) == []
