@@ -8,7 +8,7 @@ from m3po_jax.config import Config, TrainConfig
 from m3po_jax.envs import scores
 from m3po_jax.training import metrics, workdir
 
-TASKS = ("toy/PointReachA", "brax/ant?num_envs=4")
+TASKS = ("toy/PointReachA", "brax/swimmer?num_envs=4")
 STEPS = (4000, 8000, 12000)
 
 
