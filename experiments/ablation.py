@@ -8,8 +8,6 @@ critic, so it is not trained either: that row is both ablations. Writes
 experiments/results/ablation.csv, ..._summary.csv and a figure in docs/figures.
 """
 
-import sys
-
 from experiments import curves, runs
 from m3po_jax.config import CLASSIC_TASKS
 
@@ -41,11 +39,7 @@ RUNS = [run(agent, seed) for seed in range(3) for agent in LABELS]
 
 def main() -> None:
     """Runs what is missing, then writes the summary and the figure."""
-    rows = runs.main("ablation", __doc__ or "", RUNS)
-    if not rows:
-        sys.exit("no run has been evaluated yet")
-    curves.write_summary(curves.summary(rows), runs.RESULTS / "ablation_summary.csv")
-    figure = runs.ROOT / "docs" / "figures" / "ablation.png"
+    rows, figure = curves.summarized_runs("ablation", __doc__ or "", RUNS)
     curves.draw(rows, {"classic": "one agent, three tasks"}, figure, labels=LABELS)
 
 

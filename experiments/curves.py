@@ -3,10 +3,12 @@
 import collections
 import csv
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from experiments import runs
 from experiments.runs import Row
 
 REPETITIONS = 2000
@@ -140,6 +142,26 @@ def write_summary(lines: Sequence[Mapping[str, str]], path: pathlib.Path) -> Non
         writer.writeheader()
         writer.writerows(lines)
     print(path.read_text())
+
+
+def summarized_runs(
+    experiment: str, description: str, wanted: Sequence[runs.Run]
+) -> tuple[list[Row], pathlib.Path]:
+    """Makes the runs that an experiment's table lacks and writes its summary.
+
+    Args:
+        experiment: Name of the table, its summary and its figure.
+        description: For `--help`.
+        wanted: In the order in which they matter.
+
+    Returns:
+        The table, and where its figure belongs.
+    """
+    rows = runs.main(experiment, description, wanted)
+    if not rows:
+        sys.exit("no run has been evaluated yet")
+    write_summary(summary(rows), runs.RESULTS / f"{experiment}_summary.csv")
+    return rows, runs.ROOT / "docs" / "figures" / f"{experiment}.png"
 
 
 def draw(

@@ -8,8 +8,6 @@ action repeat 4). M3PO against the same agent with a decoder of observations. Wr
 experiments/results/distractors.csv, ..._summary.csv and a figure in docs/figures.
 """
 
-import sys
-
 from experiments import curves, runs
 
 TASKS = ("dmc/CartpoleSwingup", "dmc/ReacherEasy")
@@ -40,11 +38,7 @@ RUNS = [
 
 def main() -> None:
     """Runs what is missing, then writes the summary and the figure."""
-    rows = runs.main("distractors", __doc__ or "", RUNS)
-    if not rows:
-        sys.exit("no run has been evaluated yet")
-    curves.write_summary(curves.summary(rows), runs.RESULTS / "distractors_summary.csv")
-    figure = runs.ROOT / "docs" / "figures" / "distractors.png"
+    rows, figure = curves.summarized_runs("distractors", __doc__ or "", RUNS)
     curves.draw_final(rows, LABELS, figure, label="irrelevant observation dims")
 
 

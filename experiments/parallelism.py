@@ -8,8 +8,6 @@ repeat 4). M3PO and TD-MPC2 make one update per transition whatever the number o
 Writes experiments/results/parallelism.csv, ..._summary.csv and a figure in docs/figures.
 """
 
-import sys
-
 from experiments import curves, runs
 
 NUM_ENVS = (1, 8, 64, 256)
@@ -49,11 +47,7 @@ RUNS = [
 
 def main() -> None:
     """Runs what is missing, then writes the summary and the figure."""
-    rows = runs.main("parallelism", __doc__ or "", RUNS)
-    if not rows:
-        sys.exit("no run has been evaluated yet")
-    curves.write_summary(curves.summary(rows), runs.RESULTS / "parallelism_summary.csv")
-    figure = runs.ROOT / "docs" / "figures" / "parallelism.png"
+    rows, figure = curves.summarized_runs("parallelism", __doc__ or "", RUNS)
     curves.draw_final(rows, LABELS, figure, label="environments")
 
 

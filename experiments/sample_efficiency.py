@@ -8,8 +8,6 @@ and action repeat 4; both model-based ones have the same batch, planner and numb
 Writes experiments/results/sample_efficiency.csv, ..._summary.csv and a figure in docs/figures.
 """
 
-import sys
-
 from experiments import curves, runs
 
 FIVE = (
@@ -61,11 +59,7 @@ RUNS = [
 
 def main() -> None:
     """Runs what is missing, then writes the summary and the figure."""
-    rows = runs.main("sample_efficiency", __doc__ or "", RUNS)
-    if not rows:
-        sys.exit("no run has been evaluated yet")
-    curves.write_summary(curves.summary(rows), runs.RESULTS / "sample_efficiency_summary.csv")
-    figure = runs.ROOT / "docs" / "figures" / "sample_efficiency.png"
+    rows, figure = curves.summarized_runs("sample_efficiency", __doc__ or "", RUNS)
     curves.draw(rows, TITLES, figure, labels=LABELS)
 
 

@@ -331,6 +331,17 @@ SIZES: Mapping[str, tuple[int, int, int, int, int]] = {
 
 # Three real tasks of MuJoCo Playground that two CPU cores can learn.
 CLASSIC_TASKS = ("dmc/CartpoleBalance", "dmc/CartpoleSwingup", "dmc/ReacherEasy")
+# Eight Brax environments with different bodies, some of which terminate.
+BRAX8_TASKS = (
+    "brax/ant",
+    "brax/halfcheetah",
+    "brax/hopper",
+    "brax/humanoid",
+    "brax/inverted_double_pendulum",
+    "brax/inverted_pendulum",
+    "brax/reacher",
+    "brax/walker2d",
+)
 
 
 def resolve_network(cfg: NetworkConfig, num_tasks: int) -> NetworkConfig:

@@ -2,24 +2,13 @@
 
 import ml_collections
 
-from m3po_jax.config import default_config
-
-TASKS = (
-    "brax/ant",
-    "brax/halfcheetah",
-    "brax/hopper",
-    "brax/humanoid",
-    "brax/inverted_double_pendulum",
-    "brax/inverted_pendulum",
-    "brax/reacher",
-    "brax/walker2d",
-)
+from m3po_jax.config import BRAX8_TASKS, default_config
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns settings for about 500,000 env steps per task; a GPU is advisable."""
     config = default_config()
-    config.tasks = TASKS
+    config.tasks = BRAX8_TASKS
     # Brax's control step is longer than that of DM Control.
     config.env.action_repeat = 2
     config.world_model.batch_size = 256

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from m3po_jax.config import default_config
+from m3po_jax.config import BRAX8_TASKS, default_config
 
 DMC = (
     "dmc/AcrobotSwingup",
@@ -18,23 +18,13 @@ DMC = (
     "dmc/WalkerStand",
     "dmc/WalkerWalk",
 )
-BRAX = (
-    "brax/ant",
-    "brax/halfcheetah",
-    "brax/hopper",
-    "brax/humanoid",
-    "brax/inverted_double_pendulum",
-    "brax/inverted_pendulum",
-    "brax/reacher",
-    "brax/walker2d",
-)
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns settings for about 250,000 env steps per task; a GPU is advisable."""
     config = default_config()
     # Brax's control step is longer than that of DM Control.
-    config.tasks = (*DMC, *(f"{task}?action_repeat=2" for task in BRAX))
+    config.tasks = (*DMC, *(f"{task}?action_repeat=2" for task in BRAX8_TASKS))
     config.world_model.batch_size = 256
     config.train.total_env_steps = 5_000_000
     config.train.random_env_steps = 62_500
