@@ -110,12 +110,18 @@ def terminal(monkeypatch):
     monkeypatch.setenv("LINES", "30")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("NO_COLOR", raising=False)
+    mark = b"<end>"
     leader, follower = pty.openpty()
     stream = os.fdopen(follower, "w", encoding="utf-8")
 
     def read():
+        # What was written arrives piece by piece: read on up to a mark.
+        stream.write(mark.decode())
         stream.flush()
-        return os.read(leader, 10**6).decode()
+        text = b""
+        while not text.endswith(mark):
+            text += os.read(leader, 10**6)
+        return text.removesuffix(mark).decode()
 
     yield stream, read
     stream.close()
