@@ -83,7 +83,9 @@ def run_group(group: Group, env_steps: tuple[int, ...]) -> Iterator[dict[str, An
 
     def step(state: TrainState, learning_rate: jax.Array, entropy_scale: jax.Array) -> TrainState:
         cfg = with_rates(config, learning_rate, entropy_scale)
-        step = make_train_step(experiment.env, experiment.networks, make_optimizers(cfg), cfg)
+        # PPO's step sizes are constant: the length of the run does not matter.
+        optimizers = make_optimizers(cfg, iterations=1, transitions=1)
+        step = make_train_step(experiment.env, experiment.networks, optimizers, cfg)
         return step(state)[0]
 
     def play(agent: AgentState) -> jax.Array:

@@ -58,7 +58,8 @@ class NetworkConfig:
         support_low: Lowest bin, in symlog units.
         support_high: Highest bin, in symlog units.
         dropout: Dropout rate in the first Q layer.
-        log_std_min: Lowest log standard deviation of the policy.
+        log_std_min: Lowest log standard deviation of the policy. Where it is near zero in a few
+            states, the KL there alone can hold up the whole policy.
         log_std_max: Highest log standard deviation of the policy.
     """
 
@@ -75,7 +76,7 @@ class NetworkConfig:
     support_low: float = -10.0
     support_high: float = 10.0
     dropout: float = 0.01
-    log_std_min: float = -5.0
+    log_std_min: float = -2.0
     log_std_max: float = 1.0
 
 
@@ -111,7 +112,7 @@ class WorldModelConfig:
     value_scale: float = 0.1
     termination_scale: float = 1.0
     reconstruction_scale: float = 0.0
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     encoder_learning_rate_scale: float = 1.0
     max_gradient_norm: float = 20.0
     target_decay: float = 0.01
@@ -178,7 +179,7 @@ class PolicyConfig:
     lambda_: float = 0.95
     entropy_scale: float = 3e-2
     planner_kl_scale: float = 0.0
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
     max_gradient_norm: float = 20.0
 
 
@@ -244,6 +245,8 @@ class TrainConfig:
         random_env_steps: Of these, collected with random actions before the first update.
         updates_per_transition: Model and policy updates from replay per collected transition; 0
             for an agent without a model, which learns from fresh rollouts alone.
+        final_learning_rate_scale: Step sizes of the world model and the policy fall linearly over
+            the run to this share of theirs; 1 keeps them.
         eval_every: Env steps between evaluations (and one at the end); 0 evaluates at the end only.
         eval_episodes: Episodes of each task per evaluation.
         eval_policy: `planner` or `prior`.
@@ -259,6 +262,7 @@ class TrainConfig:
     total_env_steps: int = 120_000
     random_env_steps: int = 7_500
     updates_per_transition: float = 1.0
+    final_learning_rate_scale: float = 0.1
     eval_every: int = 30_000
     eval_episodes: int = 8
     eval_policy: str = "planner"

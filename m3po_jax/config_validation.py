@@ -107,7 +107,12 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "above 0 and at most 1",
         lambda value: 0 < value <= 1,
-        ("world_model.rho", "world_model.target_decay", "exploration.target_decay"),
+        (
+            "world_model.rho",
+            "world_model.target_decay",
+            "exploration.target_decay",
+            "train.final_learning_rate_scale",
+        ),
     ),
     ("above 0 and below 1", lambda value: 0 < value < 1, ("policy.clip_epsilon",)),
     ("from 0 to 4294967295", lambda value: 0 <= value < 2**32, ("seed",)),

@@ -238,7 +238,9 @@ def load(workdir: str | os.PathLike[str]) -> Agent:
         masks = action_masks(specs)
         size = max(spec.observation_size for spec in specs)
         networks = make_networks(specs, masks, size, config.network)
-        init = functools.partial(init_agent, networks, make_optimizers(config))
+        # Parameters and statistics are all that is restored.
+        optimizers = make_optimizers(config, iterations=1, transitions=1)
+        init = functools.partial(init_agent, networks, optimizers)
         abstract = jax.eval_shape(init, jax.random.key(0))
         parts = {"params": abstract.params, "statistics": abstract.statistics}
         restored = checkpointer.restore_part("agent", parts)

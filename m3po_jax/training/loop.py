@@ -99,9 +99,13 @@ def make_experiment(config: Config) -> Experiment:
         config.network,
         decoder=config.world_model.reconstruction_scale > 0.0,
     )
-    return Experiment(
-        config, env, networks, make_optimizers(config), sharding.choose_devices(config)
+    steps = env_steps_per_iteration(env, config)
+    optimizers = make_optimizers(
+        config,
+        iterations=-(-config.train.total_env_steps // steps),
+        transitions=env.batch_size * config.env.unroll_length,
     )
+    return Experiment(config, env, networks, optimizers, sharding.choose_devices(config))
 
 
 def on_one_device(config: Config) -> Config:

@@ -1,6 +1,7 @@
 """Everything that a run is, as one pytree, and how it starts."""
 
 import functools
+import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -74,13 +75,32 @@ class TrainState:
     update_debt: jax.Array  # [] updates due for data collected but not yet learned from
 
 
-def make_optimizers(cfg: Config) -> Optimizers:
-    """Adam with a global-norm clip for each set of parameters; `train.frozen` stays as it is."""
+def make_optimizers(cfg: Config, *, iterations: int, transitions: int) -> Optimizers:
+    """Adam with a global-norm clip for each set of parameters.
+
+    What `train.frozen` names stays as it is. The step sizes of world model and policy fall with the
+    gradient steps that they take, as `train.final_learning_rate_scale` says.
+
+    Args:
+        cfg: The run's settings.
+        iterations: Training iterations of the whole run.
+        transitions: Transitions that an iteration collects, over all devices.
+    """
+    updates = cfg.train.updates_per_transition * iterations * transitions
+    rounds = iterations if cfg.learns_from_real else updates
+    steps = {
+        "world_model": math.ceil(updates),
+        "policy": math.ceil(rounds) * cfg.policy.epochs * cfg.policy.minibatches,
+    }
 
     def adam(part: str, learning_rate: float, max_norm: float) -> optax.GradientTransformation:
         if part in cfg.train.frozen:
             return optax.set_to_zero()
-        return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(learning_rate))
+        schedule: float | optax.Schedule = learning_rate
+        if part in steps and cfg.train.final_learning_rate_scale != 1.0:
+            last = cfg.train.final_learning_rate_scale * learning_rate
+            schedule = optax.linear_schedule(learning_rate, last, max(steps[part], 1))
+        return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(schedule))
 
     model = cfg.world_model
     world_model = adam("world_model", model.learning_rate, model.max_gradient_norm)

@@ -34,5 +34,6 @@ def get_config(tasks: str = "") -> ml_collections.ConfigDict:
     config.policy.entropy_scale = 1e-4
     config.train.random_env_steps = 0
     config.train.updates_per_transition = 0.0
+    config.train.final_learning_rate_scale = 1.0
     config.train.eval_policy = "prior"
     return config

@@ -23,6 +23,7 @@ def get_config(tasks: str = "") -> ml_collections.ConfigDict:
     config.policy.epochs = 1
     config.policy.entropy_scale = 1e-4
     config.policy.learning_rate = 3e-4
+    config.train.final_learning_rate_scale = 1.0
     config.exploration.beta_start = 0.0
     config.exploration.beta_end = 0.0
     config.world_model.value_target = "td"
