@@ -152,7 +152,7 @@ def test_twenty_iterations_on_four_devices_follow_one_device(folder):
 def abstract(num_devices):
     """A mesh of devices that need not exist: enough for tracing."""
     return jax.sharding.AbstractMesh(
-        (num_devices,), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,)
+        (num_devices, 1), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2
     )
 
 
