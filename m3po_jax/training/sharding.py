@@ -9,6 +9,7 @@ successor.)
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -155,27 +156,40 @@ def shard_init(
     )
 
 
-def shard_train_step(
-    mesh: Devices, env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config
-) -> jax.stages.Wrapped:
-    """One compiled training iteration `state -> (state, metrics)` over all devices of the mesh.
+def shard_collect(
+    mesh: Devices, env: MultiTaskEnv, networks: Networks, cfg: Config
+) -> Callable[[TrainState], Collected]:
+    """The collecting part of an iteration over all devices, not compiled.
 
-    The state is donated. Collecting needs no gradient and exchanges nothing but the pool of first
-    states or, by task, the rows before and after. Learning is checked by JAX's types: what must be
-    alike on every device provably is.
+    It needs no gradient and exchanges nothing but the pool of first states or, by task, the rows
+    before and after.
     """
-    share, placement = env.shard(mesh.size, AXES), choose_placement(mesh, env, cfg)
+    placement = choose_placement(mesh, env, cfg)
     by_task = None if placement is None else ByTaskEnv(env, placement, AXES)
-    kept, inside = _specs(mesh, networks, optimizers)
-    parts = mesh.shape[_FSDP]
-    optimizers = Optimizers(*(in_parts(optimizer, parts, _FSDP) for optimizer in optimizers))
-    collect_here = jax.shard_map(
+    share = env.shard(mesh.size, AXES)
+    collect_here: Callable[[TrainState], Collected] = jax.shard_map(
         functools.partial(collect, env=share, networks=networks, cfg=cfg, by_task=by_task),
         mesh=mesh,
         in_specs=(_STATE,),
         out_specs=_COLLECTED,
         check_vma=False,  # see shard_init
     )
+    return collect_here
+
+
+def shard_train_step(
+    mesh: Devices, env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config
+) -> jax.stages.Wrapped:
+    """One compiled training iteration `state -> (state, metrics)` over all devices of the mesh.
+
+    The state is donated. Learning is checked by JAX's types: what must be alike on every device
+    provably is.
+    """
+    kept, inside = _specs(mesh, networks, optimizers)
+    parts = mesh.shape[_FSDP]
+    optimizers = Optimizers(*(in_parts(optimizer, parts, _FSDP) for optimizer in optimizers))
+    share = env.shard(mesh.size, AXES)
+    collect_here = shard_collect(mesh, env, networks, cfg)
     learn_here = jax.shard_map(
         functools.partial(learn, env=share, networks=networks, optimizers=optimizers, cfg=cfg),
         mesh=mesh,
