@@ -71,10 +71,10 @@ def four(folder):
     return result(folder / "four.npz", start(folder / "four.npz", 4, 3))
 
 
-def processes(out, number):
-    """A run of so many processes, with four devices in all."""
-    port = str(free_port())
-    return result(out, *[start(out, 4, 3, str(i), str(number), port) for i in range(number)])
+def processes(out, number, *flags, num_devices=4):
+    """A run of so many processes, with so many devices in all."""
+    rest = (str(number), str(free_port()), *flags)
+    return result(out, *[start(out, num_devices, 3, str(i), *rest) for i in range(number)])
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +97,8 @@ def fsdp(folder):
 
 @pytest.fixture(scope="module")
 def by_task(folder):
-    """Each of two devices steps one of the tasks."""
-    return result(folder / "by_task.npz", start(folder / "by_task.npz", 2, 3, "--by_task"))
+    """Each of two devices, in a process of its own, steps one of the tasks."""
+    return processes(folder / "by_task.npz", 2, "--by_task", num_devices=2)
 
 
 def differences(expected, found):
