@@ -13,6 +13,8 @@ from experiments.runs import Row
 
 REPETITIONS = 2000
 CONFIDENCE = 0.95
+# The agent that every other is compared with.
+REFERENCE = "m3po"
 # Okabe and Ito's palette, told apart by colour-blind readers, and markers for print.
 STYLES = (
     ("#0072B2", "o"),
@@ -108,10 +110,16 @@ def steps_to(curve: Curve, score: float) -> int | None:
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """One row per setting and agent: final scores with intervals and steps to thresholds."""
+    """One row per setting and agent: final scores, steps to thresholds, and the comparison.
+
+    `m3po_minus` is M3PO's score minus the agent's where both end, with its interval, and
+    `m3po_steps` where M3PO reaches the agent's final score; `steps_ratio` is the agent's steps over
+    these: how many times fewer M3PO needs.
+    """
     result = []
     for setting in sorted({row["setting"] for row in rows}):
-        for agent, curve in curves(rows, setting).items():
+        found = curves(rows, setting)
+        for agent, curve in found.items():
             last = max(curve)
             mean, low, high = interval(curve[last])
             iqm, iqm_low, iqm_high = interval(curve[last], "iqm")
@@ -127,8 +135,25 @@ def summary(rows: Sequence[Row]) -> list[dict[str, str]]:
             for percent in (50, 80):
                 steps = steps_to(curve, percent / 100.0)
                 line[f"steps_to_{percent}_percent"] = "never" if steps is None else str(steps)
-            result.append(line)
+            result.append(line | _comparison(curve, found.get(REFERENCE)))
     return result
+
+
+def _comparison(curve: Curve, reference: Curve | None) -> dict[str, str]:
+    """What `summary` says of an agent against the reference; empty texts where there is none."""
+    names = ("minus", "minus_low", "minus_high", "steps")
+    line = {**{f"{REFERENCE}_{name}": "" for name in names}, "steps_ratio": ""}
+    if reference is None or reference is curve:
+        return line
+    common = set(curve) & set(reference)
+    if common:
+        values = difference(reference[max(common)], curve[max(common)])
+        for name, value in zip(names, values, strict=False):
+            line[f"{REFERENCE}_{name}"] = f"{value:.3f}"
+    steps = steps_to(reference, float(curve[max(curve)].mean()))
+    line[f"{REFERENCE}_steps"] = "never" if steps is None else str(steps)
+    line["steps_ratio"] = "" if steps is None else f"{max(curve) / steps:.2f}"
+    return line
 
 
 def _rounded(**values: float) -> dict[str, str]:

@@ -1,5 +1,10 @@
 """What a return is worth: the returns that count as normalised scores 0 and 1."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
 # DM Control rewards lie in [0, 1] and an episode has 1000 control steps (arXiv 1801.00690).
 _DMC_RANGE = (0.0, 1000.0)
 # Zero, or the mean return of uniform actions, and the mean optimal return over the start
@@ -51,3 +56,25 @@ def normalized_score(task: str, episode_return: float) -> float | None:
     """
     bounds = references(task)
     return None if bounds is None else (episode_return - bounds[0]) / (bounds[1] - bounds[0])
+
+
+def aggregate(scores: Mapping[str, float | None]) -> dict[str, Any]:
+    """Sums up the normalised scores of many tasks.
+
+    Args:
+        scores: Score of each task, `None` where it has no references.
+
+    Returns:
+        `normalized_mean`, `normalized_iqm` (interquartile mean: of the middle half of the tasks,
+        arXiv 2108.13264) and `worst_task`, over the tasks with a score; `None` without any.
+    """
+    known = {task: score for task, score in scores.items() if score is not None}
+    if not known:
+        return {"normalized_mean": None, "normalized_iqm": None, "worst_task": None}
+    values = np.sort(list(known.values()))
+    cut = len(values) // 4
+    return {
+        "normalized_mean": float(np.mean(values)),
+        "normalized_iqm": float(np.mean(values[cut : len(values) - cut])),
+        "worst_task": min(known, key=known.__getitem__),
+    }

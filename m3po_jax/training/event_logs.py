@@ -45,7 +45,10 @@ def row_scalars(row: Mapping[str, float | int]) -> dict[str, float]:
 
 def evaluation_scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """What of an evaluation is drawn: returns, scores and the model's error one step ahead."""
-    scalars = {"eval/normalized_mean": record["normalized_mean"]}
+    scalars = {
+        "eval/normalized_mean": record["normalized_mean"],
+        "eval/normalized_iqm": record["normalized_iqm"],
+    }
     for name, task in record["tasks"].items():
         scalars[f"eval/return/{name}"] = task["return_mean"]
         scalars[f"eval/normalized/{name}"] = task["normalized"]

@@ -131,7 +131,7 @@ class Evaluator:
             self._programs[policy] = play.lower(agent, jax.random.key(0)).compile()
 
     def __call__(self, agent: AgentState, *, policy: str, seed: int) -> dict[str, Any]:
-        """Returns `policy`, `tasks` and `normalized_mean` of an evaluation (see README)."""
+        """Returns `policy`, `tasks` and the scores over all tasks (see README)."""
         key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
         self.compile(agent, policy=policy)
         result: Episodes = jax.device_get(self._programs[policy](agent, key))
@@ -146,9 +146,8 @@ class Evaluator:
                 "episodes": self._episodes,
                 "normalized": scores.normalized_score(spec.name, mean),
             }
-        known = [t["normalized"] for t in tasks.values() if t["normalized"] is not None]
-        normalized_mean = float(np.mean(known)) if known else None
-        return {"policy": policy, "tasks": tasks, "normalized_mean": normalized_mean}
+        overall = scores.aggregate({name: task["normalized"] for name, task in tasks.items()})
+        return {"policy": policy, "tasks": tasks, **overall}
 
 
 def train_and_evaluate(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TextIO
 
 from m3po_jax.config import UserError
+from m3po_jax.envs import scores
 from m3po_jax.training.workdir import (
     EVALUATION_FILE,
     METRICS_FILE,
@@ -210,7 +211,13 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
                 _score(task["normalized"]),
             )
         )
-    rows.append(("mean", "", "", "", "", _score(record["normalized_mean"])))
+    normalized = {name: task["normalized"] for name, task in record["tasks"].items()}
+    overall, blank = scores.aggregate(normalized), ("",) * 4
+    rows.append(("mean", *blank, _score(overall["normalized_mean"])))
+    if len(normalized) > 1:
+        worst = overall["worst_task"]
+        rows.append(("interquartile mean", *blank, _score(overall["normalized_iqm"])))
+        rows.append(("worst task", *blank, _score(worst and normalized[worst])))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

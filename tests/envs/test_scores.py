@@ -59,3 +59,13 @@ def test_brax_scores_begin_at_the_measured_returns_of_random_actions():
 
 def test_tasks_without_references_have_no_score():
     assert scores.normalized_score("brax/fast", 250.0) is None
+
+
+def test_many_tasks_are_summed_up_by_mean_interquartile_mean_and_the_worst():
+    given = {"a": 0.9, "b": 0.0, "c": 0.4, "d": 0.5, "unknown": None}
+    overall = scores.aggregate(given)
+    assert overall["normalized_mean"] == pytest.approx(0.45)
+    assert overall["normalized_iqm"] == pytest.approx(0.45)  # of 0.4 and 0.5
+    assert overall["worst_task"] == "b"
+    assert scores.aggregate({**given, "e": 5.0})["normalized_iqm"] == pytest.approx(0.6)
+    assert set(scores.aggregate({"unknown": None}).values()) == {None}

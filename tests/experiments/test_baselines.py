@@ -267,6 +267,8 @@ def test_tdmpc2_policy_loss_is_scaled_value_and_entropy(monkeypatch):
 
 
 def test_tdmpc2_learns_no_critic_no_bonus_and_is_held_by_no_trust_region():
+    published = from_config_dict(get_config("tdmpc2"))
+    assert published.policy.entropy_scale == 1e-4 and published.policy.learning_rate == 3e-4
     experiment = small("tdmpc2", policy__learning_rate=0.1)
     config = experiment.config
     beta = train_step.bonus_weight(jnp.zeros(()), config)

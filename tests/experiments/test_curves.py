@@ -64,6 +64,22 @@ def test_difference_has_the_sign_of_a_minus_b():
     assert estimate == 0.0 and low == -0.5 and high == 0.5
 
 
+def test_summary_compares_every_agent_with_m3po():
+    scores = {"m3po": (0.3, 0.6, 0.9), "b": (0.1, 0.2, 0.5), "c": (0.1, 0.2, 0.95)}
+    table = [
+        row(agent, seed, step, "x", score)
+        for agent, values in scores.items()
+        for seed in (0, 1)
+        for step, score in zip((100, 200, 300), values, strict=True)
+    ]
+    lines = {line["agent"]: line for line in curves.summary(table)}
+    assert lines["m3po"]["m3po_minus"] == lines["m3po"]["steps_ratio"] == ""
+    assert lines["b"]["m3po_minus"] == lines["b"]["m3po_minus_low"] == "0.400"
+    assert lines["b"]["m3po_steps"] == "200" and lines["b"]["steps_ratio"] == "1.50"
+    assert lines["c"]["m3po_minus_high"] == "-0.050"
+    assert lines["c"]["m3po_steps"] == "never" and lines["c"]["steps_ratio"] == ""
+
+
 def test_summary_and_figures_are_written(tmp_path):
     lines = curves.summary(ROWS)
     assert len(lines) == 1

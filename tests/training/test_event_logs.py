@@ -23,6 +23,7 @@ def evaluation(step):
         "env_steps": step,
         "tasks": tasks,
         "normalized_mean": 0.5,
+        "normalized_iqm": 0.5,
         "model_error": {"toy/A": errors},
     }
 
@@ -69,6 +70,7 @@ def test_rows_and_evaluations_are_points(tmp_path):
     assert set(found) == {
         "a/loss",
         "eval/normalized_mean",
+        "eval/normalized_iqm",
         "eval/return/toy/A",
         "eval/normalized/toy/A",
         "eval/return/brax/ant",

@@ -156,21 +156,22 @@ def test_truncating_nothing_is_fine(tmp_path):
     assert metrics.read_evaluations(tmp_path) == []
 
 
-def test_the_table_lists_tasks_and_the_mean():
+def test_the_table_lists_tasks_and_their_scores_together():
     task = {"return_mean": 812.25, "return_std": 3.04, "length_mean": 250.0, "episodes": 16}
     first, second = {**task, "normalized": 0.81225}, {**task, "normalized": 0.5}
-    record = {"tasks": {"dmc/A": first, "dmc/Long": second}, "normalized_mean": 0.656125}
-    assert metrics.evaluation_table(record) == (
-        "task      return  std  length  episodes  normalized\n"
-        "dmc/A      812.2  3.0   250.0        16       0.812\n"
-        "dmc/Long   812.2  3.0   250.0        16       0.500\n"
-        "mean                                          0.656"
+    assert metrics.evaluation_table({"tasks": {"dmc/A": first, "dmc/Long": second}}) == (
+        "task                return  std  length  episodes  normalized\n"
+        "dmc/A                812.2  3.0   250.0        16       0.812\n"
+        "dmc/Long             812.2  3.0   250.0        16       0.500\n"
+        "mean                                                    0.656\n"
+        "interquartile mean                                      0.656\n"
+        "worst task                                              0.500"
     )
 
 
 def test_the_table_shows_a_dash_where_no_score_is_known():
     task = {"return_mean": 1.0, "return_std": 0.0, "length_mean": 9.0, "episodes": 1}
-    record = {"tasks": {"mine/A": {**task, "normalized": None}}, "normalized_mean": None}
+    record = {"tasks": {"mine/A": {**task, "normalized": None}}}
     assert [line.split()[-1] for line in metrics.evaluation_table(record).splitlines()[1:]] == [
         "-",
         "-",
