@@ -17,11 +17,13 @@ def split_axis(shape: tuple[int, ...], num_parts: int) -> int | None:
         num_parts: Equal parts to make.
 
     Returns:
-        The longest axis that divides, the first of equally long ones; None for one part, or where
-        no axis divides: such an array stays whole.
+        The longest axis that divides, the first of equally long ones. None, for an array that stays
+        whole, where no axis divides, and for a single axis: biases are small, and many.
     """
     axes = [k for k, size in enumerate(shape) if size and size % num_parts == 0]
-    return max(axes, key=lambda k: shape[k]) if num_parts > 1 and axes else None
+    if num_parts == 1 or len(shape) < 2 or not axes:
+        return None
+    return max(axes, key=lambda k: shape[k])
 
 
 def in_parts(
