@@ -6,12 +6,15 @@ described: operations of matrix products and bytes exchanged per device, counted
 program with its loops, and memory per device, from the compiled one. From these follows the time of
 an iteration on named hardware at stated rates. On accelerators the iteration is timed instead.
 
-Each number of devices is a process of its own, and one row of the CSV.
+Each number of devices is a process of its own, and one row of the CSV. With `--fsdp 1 2 4` each of
+them is described with so many devices sharing one copy of parameters and optimizers; give another
+`--out` then.
 """
 
 import argparse
 import csv
 import dataclasses
+import itertools
 import math
 import os
 import pathlib
@@ -119,11 +122,11 @@ def _inner_programs(values: Iterable[Any]) -> list[Any]:
     return found
 
 
-def describe(num_devices: int, size: str) -> dict[str, float | int | str]:
+def describe(num_devices: int, fsdp: int, size: str) -> dict[str, float | int | str]:
     """Compiles the iteration for so many devices; the row of the CSV."""
     import jax
 
-    experiment = _experiment(num_devices, size)
+    experiment = _experiment(num_devices, fsdp, size)
     from m3po_jax.training import sharding
 
     shapes = experiment.state_shapes()
@@ -136,6 +139,7 @@ def describe(num_devices: int, size: str) -> dict[str, float | int | str]:
     parameters = sum(x.size for x in jax.tree.leaves(shapes.agent.params))
     row: dict[str, float | int | str] = {
         "devices": num_devices,
+        "fsdp_devices": fsdp,
         "backend": jax.default_backend(),
         "size": size,
         "parameters": parameters,
@@ -157,7 +161,7 @@ def describe(num_devices: int, size: str) -> dict[str, float | int | str]:
     return row
 
 
-def _experiment(num_devices: int, size: str) -> Any:
+def _experiment(num_devices: int, fsdp: int, size: str) -> Any:
     from m3po_jax.config import default_config, from_config_dict
     from m3po_jax.config_validation import validate
     from m3po_jax.training import loop
@@ -174,7 +178,7 @@ def _experiment(num_devices: int, size: str) -> Any:
     cfg.replay.capacity = 100_000 * num_devices
     env_steps = transitions * cfg.env.action_repeat
     cfg.train.random_env_steps, cfg.train.total_env_steps = 2 * env_steps, 1000 * env_steps
-    cfg.train.num_devices = num_devices
+    cfg.train.num_devices, cfg.train.fsdp_devices = num_devices, fsdp
     config = from_config_dict(cfg)
     validate(config)
     return loop.make_experiment(config)
@@ -240,12 +244,15 @@ def draw(rows: list[dict[str, str]], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def _key(row: dict[str, Any]) -> tuple[int, int]:
+    return int(row["devices"]), int(row["fsdp_devices"])
+
+
 def _read(path: pathlib.Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return sorted(rows, key=lambda row: int(row["devices"]))
+        return sorted(csv.DictReader(file), key=_key)
 
 
 def _write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
@@ -253,34 +260,37 @@ def _write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: int(row["devices"])))
+        writer.writerows(sorted(rows, key=_key))
 
 
 def main() -> None:
     """Describes the numbers of devices that the CSV lacks, then draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--devices", type=int, nargs="+", default=list(DEVICES))
+    parser.add_argument("--fsdp", type=int, nargs="+", default=[1], help="devices for one copy")
     parser.add_argument("--size", default="5M", help="size of the networks")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="CSV of results")
     parser.add_argument("--figure", type=pathlib.Path, default=FIGURE)
-    parser.add_argument("--one", type=int, help="describe this one, in this process")
+    parser.add_argument("--one", action="store_true", help="describe the first, in this process")
     arguments = parser.parse_args()
     if arguments.one:
-        rows: list[dict[str, Any]] = list(_read(arguments.out))
-        rows = [row for row in rows if int(row["devices"]) != arguments.one]
-        _write(arguments.out, [*rows, describe(arguments.one, arguments.size)])
+        key = (arguments.devices[0], arguments.fsdp[0])
+        rows: list[dict[str, Any]] = [row for row in _read(arguments.out) if _key(row) != key]
+        _write(arguments.out, [*rows, describe(*key, arguments.size)])
         return
-    done = {int(row["devices"]) for row in _read(arguments.out)}
-    for number in arguments.devices:
-        if number not in done:
-            print(f"{number} devices ...", flush=True)
-            command = [sys.executable, "-m", "experiments.scaling", "--one", str(number)]
-            options = ["--size", arguments.size, "--out", str(arguments.out)]
+    done = {_key(row) for row in _read(arguments.out)}
+    for number, fsdp in itertools.product(arguments.devices, arguments.fsdp):
+        if (number, fsdp) not in done:
+            print(f"{number} devices, {fsdp} for one copy ...", flush=True)
+            command = [sys.executable, "-m", "experiments.scaling", "--one", "--fsdp", str(fsdp)]
+            options = ["--devices", str(number), "--size", arguments.size]
             # Has no effect where there are accelerators.
             environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(number)}
-            subprocess.run([*command, *options], check=True, env=environment)
+            where = ["--out", str(arguments.out)]
+            subprocess.run([*command, *options, *where], check=True, env=environment)
     rows = _read(arguments.out)
-    draw(rows, arguments.figure)
+    if {fsdp for _, fsdp in map(_key, rows)} == {1}:
+        draw(rows, arguments.figure)
     for row in rows:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
 

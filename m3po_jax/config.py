@@ -257,6 +257,11 @@ class TrainConfig:
         frozen: Parts whose parameters stay as they are, of `PARTS`; for finetuning.
         num_devices: Devices that share environments and batches, over all processes; 0 takes as
             many of those present as these split over evenly.
+        fsdp_devices: Devices that share one copy of parameters, their averages and optimizers'
+            moments between iterations; it divides the devices. 1 keeps a copy on every device.
+        task_placement: Which tasks a device steps while collecting: `replicated` (its share of the
+            environments of every task) or `by_task` (all environments of some tasks). Learning
+            always takes a share of every task.
     """
 
     total_env_steps: int = 120_000
@@ -271,6 +276,8 @@ class TrainConfig:
     max_skipped_updates: int = 10
     frozen: tuple[str, ...] = ()
     num_devices: int = 0
+    fsdp_devices: int = 1
+    task_placement: str = "replicated"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from m3po_jax.config import PARTS, Config, ConfigError, flatten, nearest, resolve_network
 from m3po_jax.envs import registry
+from m3po_jax.envs.placement import place_tasks
 
 CHOICES = {
     "network.encoder": ("latent", "observation"),
@@ -16,6 +17,7 @@ CHOICES = {
     "policy.trust_region": ("clip", "kl", "none"),
     "exploration.bonus": ("discrepancy", "pome"),
     "train.eval_policy": ("planner", "prior"),
+    "train.task_placement": ("replicated", "by_task"),
 }
 
 # rule text, test, settings; every number of the config stands in exactly one rule
@@ -46,6 +48,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "train.checkpoint_every",
             "train.log_every",
             "train.max_skipped_updates",
+            "train.fsdp_devices",
         ),
     ),
     ("at least 2", lambda value: value >= 2, ("network.num_bins",)),
@@ -182,7 +185,7 @@ def validate(config: Config) -> None:
     _check_minibatches("policy.minibatches", config.policy.minibatches, _samples(config, load))
     _check_minibatches("critic.minibatches", config.critic.minibatches, load.transitions)
     _check_budget(config, load)
-    conflict = device_conflict(config, config.train.num_devices)
+    conflict = device_conflict(config, config.train.num_devices or config.train.fsdp_devices)
     if conflict:
         raise ConfigError(conflict)
 
@@ -191,8 +194,14 @@ def device_conflict(config: Config, num_devices: int) -> str | None:
     """What keeps environments or batches from splitting evenly over the devices, or None.
 
     Each device holds as many environments of every task, and draws as many windows of it, as every
-    other one.
+    other one. With `by_task` it also steps as many environments as every other one.
     """
+    if num_devices % config.train.fsdp_devices:
+        return (
+            f"config.train.fsdp_devices = {config.train.fsdp_devices} does not divide "
+            f"{num_devices} devices (train.num_devices); "
+            f"nearest: {_nearest_divisor(num_devices, config.train.fsdp_devices)}"
+        )
     if num_devices < 2:
         return None
     load = task_load(config)
@@ -219,6 +228,29 @@ def device_conflict(config: Config, num_devices: int) -> str | None:
                 f"samples of each of {num_devices} devices (train.num_devices); "
                 f"nearest: {_nearest_divisor(each, minibatches)}"
             )
+    return _placement_conflict(config, load, num_devices)
+
+
+def _placement_conflict(config: Config, load: Load, num_devices: int) -> str | None:
+    """What keeps each device from stepping whole tasks, equally many environments in all."""
+    num_tasks, placement = len(config.tasks), config.train.task_placement
+    if placement != "by_task":
+        return None
+    problem = f"config.train.task_placement = {placement!r} does not work on {num_devices} devices"
+    if num_tasks < num_devices:
+        return (
+            f"{problem} (train.num_devices): there are only {num_tasks} tasks and each goes to one "
+            f"device; use at most {num_tasks} devices, or 'replicated'"
+        )
+    if place_tasks(load.num_envs, (1.0,) * num_tasks, num_devices) is None:
+        counts = ", ".join(
+            f"{name}: {n}" for name, n in zip(config.tasks, load.num_envs, strict=True)
+        )
+        return (
+            f"{problem} (train.num_devices): the tasks' environments ({counts}) do not come out "
+            "equal on them; give every task as many (env.num_envs, and no option num_envs) and use "
+            f"a number of devices that divides {num_tasks}, or set 'replicated'"
+        )
     return None
 
 

@@ -7,8 +7,10 @@ Observations and actions are padded with zeros to the largest task.
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -27,7 +29,7 @@ ResetPool = tuple[base.EnvState, ...]
 class MultiTaskState:
     """State of all environments; a scan carry."""
 
-    env_states: tuple[base.EnvState, ...]  # one per task, leaves [N_k, ...]
+    env_states: Any  # an EnvState per task, leaves [N_k, ...]; see by_task for its own form
     observation: jax.Array  # [B, O] padded
     episode_step: jax.Array  # [B] int32 agent steps into the episode
     episode_return: jax.Array  # [B] sum of rewards since the episode began
@@ -70,6 +72,7 @@ class MultiTaskEnv:
         action_mask: `[K, A]` float32, 1 where the task has that action.
         discount: `[K]` float32 discount per agent step.
         episode_length: `[K]` int32 agent steps until truncation.
+        environments: One of each task, not batched.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class MultiTaskEnv:
         self.action_mask = types.action_masks(self.specs)
         self.discount = np.array([spec.discount for spec in self.specs], np.float32)
         self.episode_length = np.array([spec.episode_length for spec in self.specs], np.int32)
-        self._environments = tuple(task.environment for task in tasks)
+        self.environments = tuple(task.environment for task in tasks)
 
     def resized(self, num_envs: int) -> "MultiTaskEnv":
         """Returns the same tasks with `num_envs` environments each."""
@@ -139,6 +142,18 @@ class MultiTaskEnv:
         tasks = [dataclasses.replace(t, num_envs=t.num_envs // num_shards) for t in self._tasks]
         return MultiTaskEnv(tasks, axis_name=axis_name, num_shards=num_shards)
 
+    def subset(self, tasks: Sequence[int]) -> "MultiTaskEnv":
+        """Returns some of the tasks, by their index, with observations padded as here."""
+        env = MultiTaskEnv([self._tasks[k] for k in tasks])
+        env.observation_size = self.observation_size
+        return env
+
+    @functools.cached_property
+    def state_shapes(self) -> tuple[base.EnvState, ...]:
+        """Shapes of one environment's state, for each task; traces the resets."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return tuple(jax.eval_shape(e.reset, key) for e in self.environments)
+
     def init(self, key: jax.Array, *, stagger: bool) -> MultiTaskState:
         """Resets all environments.
 
@@ -152,7 +167,7 @@ class MultiTaskEnv:
             The first state.
         """
         reset_key, stagger_key = jax.random.split(key)
-        env_states = self._reset(reset_key)
+        env_states = self.draw_states(reset_key)
         batch = (self.batch_size,)
         if stagger:
             steps = [
@@ -185,7 +200,7 @@ class MultiTaskEnv:
         Returns:
             For each task an `EnvState` with leaves `[N_k + 1, ...]`; see `as_pool`.
         """
-        return self.as_pool(self._reset(key))
+        return self.as_pool(self.draw_states(key))
 
     def as_pool(self, env_states: tuple[base.EnvState, ...]) -> ResetPool:
         """Returns first states `[N_k, ...]` of each task with that of the next environment behind.
@@ -225,7 +240,7 @@ class MultiTaskEnv:
         stepped = tuple(
             jax.vmap(environment.step)(env_state, actions[:, : environment.action_size])
             for environment, env_state, actions in zip(
-                self._environments, state.env_states, self.layout.split(action), strict=True
+                self.environments, state.env_states, self.layout.split(action), strict=True
             )
         )
         timestep, ended = self._timestep(state, stepped)
@@ -282,11 +297,14 @@ class MultiTaskEnv:
         """Returns one key per environment `[B]` that does not depend on the other tasks."""
         return self.layout.join(self._env_keys(key))
 
-    def _reset(self, key: jax.Array) -> tuple[base.EnvState, ...]:
-        """Returns fresh first states, for each task an `EnvState` with leaves `[N_k, ...]`."""
+    def draw_states(self, key: jax.Array) -> tuple[base.EnvState, ...]:
+        """Returns fresh first states, for each task an `EnvState` with leaves `[N_k, ...]`.
+
+        The key is consumed.
+        """
         return tuple(
             jax.vmap(environment.reset)(keys)
-            for environment, keys in zip(self._environments, self._env_keys(key), strict=True)
+            for environment, keys in zip(self.environments, self._env_keys(key), strict=True)
         )
 
     def _env_keys(self, key: jax.Array) -> tuple[jax.Array, ...]:

@@ -21,6 +21,8 @@ _SAME_EXPERIMENT = frozenset(
         "train.log_every",
         "train.max_skipped_updates",
         "train.num_devices",
+        "train.fsdp_devices",
+        "train.task_placement",
     }
 )
 

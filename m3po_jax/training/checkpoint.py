@@ -295,9 +295,14 @@ def _sum_here(leaf: Any) -> int:
     total = 0
     for shard in leaf.addressable_shards:
         if shard.replica_id == 0:
-            # Only leading axes are split, so a part is a run of consecutive words.
-            begin = shard.index[0].start if shard.index else None
-            total += _weighted_sum(np.asarray(shard.data), (begin or 0) * math.prod(leaf.shape[1:]))
+            part = np.asarray(shard.data)
+            # At most one axis is split, so a part is runs of consecutive words, equally far apart.
+            axis = next((k for k, n in enumerate(part.shape) if n < leaf.shape[k]), 0)
+            runs = part.reshape(math.prod(part.shape[:axis]), -1)
+            stride = math.prod(leaf.shape[axis:])
+            start = shard.index[axis].start if shard.index else None
+            begin = (start or 0) * math.prod(leaf.shape[axis + 1 :])
+            total += sum(_weighted_sum(run, begin + i * stride) for i, run in enumerate(runs))
     return total % 2**32
 
 

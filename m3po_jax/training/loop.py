@@ -14,6 +14,7 @@ import numpy as np
 from m3po_jax import config_validation
 from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
 from m3po_jax.envs import registry, scores
+from m3po_jax.envs.by_task import placement_text
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.ops import checks
@@ -110,7 +111,7 @@ def make_experiment(config: Config) -> Experiment:
 
 def on_one_device(config: Config) -> Config:
     """The same settings for looking at a run on one device, whatever it was trained on."""
-    train = dataclasses.replace(config.train, num_devices=1)
+    train = dataclasses.replace(config.train, num_devices=1, fsdp_devices=1)
     return dataclasses.replace(config, train=train)
 
 
@@ -467,6 +468,15 @@ def _devices(experiment: Experiment) -> str:
     return f"{used} of {present} devices like {first} ({reason})"
 
 
+def _placement_lines(experiment: Experiment) -> list[str]:
+    """Which device steps what, where there are several."""
+    mesh, env, _, _, cfg = experiment.parts
+    if mesh.size == 1:
+        asked = cfg.train.task_placement == "by_task"
+        return ["task placement by_task: one device, so it steps all tasks"] if asked else []
+    return [placement_text(env, sharding.choose_placement(mesh, env, cfg), mesh.size)]
+
+
 def summarize(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """One value per metric over several iterations.
 
@@ -525,6 +535,7 @@ def _description(experiment: Experiment) -> str:
         f"{parameters:,} parameters (size {config.network.size}); replay of {capacity:,} "
         f"transitions, {buffer.num_bytes(shapes.replay) / 2**20:.0f} MiB, on "
         f"{_devices(experiment)}",
+        *_placement_lines(experiment),
         f"{config.train.total_env_steps:,} env steps in {experiment.num_iterations:,} iterations, "
         f"{updates:g} updates per transition",
     ]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from m3po_jax.config import Config
+from m3po_jax.envs.by_task import ByTaskEnv
 from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
 from m3po_jax.networks.factory import Networks
 from m3po_jax.ops import checks, two_hot
@@ -43,7 +44,7 @@ class Actions(NamedTuple):
     return_spread: jax.Array  # [B] spread of the predicted returns in a population, 0 unplanned
 
 
-def random_actions(env: MultiTaskEnv, plan_mean: jax.Array, keys: jax.Array) -> Actions:
+def random_actions(env: MultiTaskEnv | ByTaskEnv, plan_mean: jax.Array, keys: jax.Array) -> Actions:
     """Actions tanh(N(0, 1)). `keys` `[B]` are consumed."""
     mask = jnp.asarray(env.action_mask)[env.task_id]
     std = _RANDOM_STD * mask
@@ -150,7 +151,7 @@ def exploration_values(
 
 
 def collect(
-    env: MultiTaskEnv,
+    env: MultiTaskEnv | ByTaskEnv,
     networks: Networks,
     agent: AgentState,
     rollout: RolloutState,
@@ -177,7 +178,7 @@ def collect(
         spread of predicted returns `[T, B]`.
     """
     pool_key, action_key = jax.random.split(key)
-    pool = env.draw_resets(pool_key)
+    pool: Any = env.draw_resets(pool_key)
     task_id = jnp.asarray(env.task_id)
 
     def choose(observation: jax.Array, plan_mean: jax.Array, keys: jax.Array) -> Actions:

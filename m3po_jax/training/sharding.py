@@ -1,12 +1,15 @@
 """One program on many devices: the only module that names mesh axes.
 
-Environments, with their replay and rollouts, are spread over the axis `data`; parameters,
-optimizers, statistics, keys and counters are alike on every device. The same program runs on one
-device and on many, over any number of processes. (`jax.pmap` is in maintenance mode; `shard_map`
-is its successor.)
+Environments, with their replay, rollouts and batches, are spread over both axes. Parameters, their
+averages and the optimizers' moments are kept in parts over the axis `fsdp`, which is 1 unless asked
+for; statistics, keys and counters are alike on every device. Programs gather whole parameters, but
+of an optimizer each device sees and updates its part alone. The same program runs on one device and
+on many, over any number of processes. (`jax.pmap` is in maintenance mode; `shard_map` is its
+successor.)
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,15 +18,25 @@ from jax.sharding import PartitionSpec as P
 
 from m3po_jax.config import Config, ConfigError
 from m3po_jax.config_validation import device_conflict, most_devices
+from m3po_jax.envs.by_task import ByTaskEnv, step_costs
 from m3po_jax.envs.multitask import MultiTaskEnv
+from m3po_jax.envs.placement import Placement, place_tasks
 from m3po_jax.networks.factory import Networks
 from m3po_jax.replay.buffer import ReplayState
 from m3po_jax.training.evaluate import evaluate
 from m3po_jax.training.model_error import model_errors
-from m3po_jax.training.state import Optimizers, TrainState, init_train_state
+from m3po_jax.training.optimizer_parts import in_parts, split_axis
+from m3po_jax.training.state import (
+    AgentState,
+    Optimizers,
+    TrainState,
+    init_agent,
+    init_train_state,
+)
 from m3po_jax.training.train_step import Collected, collect, learn
 
-AXES = ("data",)
+AXES = ("data", "fsdp")
+_FSDP = "fsdp"
 Devices = jax.sharding.Mesh
 
 # Specs stand in the place of whole subtrees, hence `Any`.
@@ -53,7 +66,12 @@ def choose_devices(config: Config) -> Devices:
     Raises:
         ConfigError: There are fewer, or a run of several processes would not use all of them.
     """
-    available = jax.device_count()
+    available, fsdp = jax.device_count(), config.train.fsdp_devices
+    if fsdp > available:
+        raise ConfigError(
+            f"config.train.fsdp_devices = {fsdp} is more than the {available} "
+            f"{jax.default_backend()} device(s) of this run; give at most {available}"
+        )
     wanted = config.train.num_devices or most_devices(config, available)
     if wanted > available:
         raise ConfigError(
@@ -66,7 +84,8 @@ def choose_devices(config: Config) -> Devices:
             f"{jax.process_count()} processes must use all of their {available} devices: {reason}"
         )
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh((wanted,), AXES, axis_types=kinds, devices=jax.devices()[:wanted])
+    shape, devices = (wanted // fsdp, fsdp), jax.devices()[:wanted]
+    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
 
 
 def placed(mesh: Devices, shapes: TrainState) -> TrainState:
@@ -78,8 +97,48 @@ def placed(mesh: Devices, shapes: TrainState) -> TrainState:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
         )
 
-    state: TrainState = jax.tree.map(place, _STATE, shapes, is_leaf=lambda x: isinstance(x, P))
+    specs = _STATE.replace(agent=_kept(mesh, shapes.agent))
+    state: TrainState = jax.tree.map(place, specs, shapes, is_leaf=lambda x: isinstance(x, P))
     return state
+
+
+def _kept(mesh: Devices, agent: AgentState) -> AgentState:
+    """Specs of the agent between programs."""
+    specs: AgentState = jax.tree.map(lambda x: _part_spec(x.shape, mesh.shape[_FSDP]), agent)
+    return specs.replace(statistics=_EVERYWHERE)
+
+
+def _part_spec(shape: tuple[int, ...], num_parts: int) -> P:
+    axis = split_axis(shape, num_parts)
+    return P() if axis is None else P(*[None] * axis, _FSDP)
+
+
+def _specs(
+    mesh: Devices, networks: Networks, optimizers: Optimizers
+) -> tuple[TrainState, TrainState]:
+    """Specs of the state between programs, and inside, where optimizers alone are in parts."""
+    if mesh.shape[_FSDP] == 1:
+        return _STATE, _STATE
+    init = functools.partial(init_agent, networks, optimizers)
+    kept = _kept(mesh, jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0))))
+    inside = kept.replace(params=_EVERYWHERE, target_q=_EVERYWHERE, target_exploration=_EVERYWHERE)
+    return _STATE.replace(agent=kept), _STATE.replace(agent=inside)
+
+
+def _shardings(mesh: Devices, specs: Any) -> Any:
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P)
+    )
+
+
+def choose_placement(mesh: Devices, env: MultiTaskEnv, cfg: Config) -> Placement | None:
+    """The tasks that each device steps, or None where every device steps a share of each."""
+    if cfg.train.task_placement == "replicated" or mesh.size == 1:
+        return None
+    found = place_tasks(env.num_envs, step_costs(env), mesh.size)
+    if found is None:
+        raise ValueError(f"the tasks do not split over {mesh.size} devices")
+    return found
 
 
 def shard_init(
@@ -89,10 +148,33 @@ def shard_init(
     init = functools.partial(
         init_train_state, env.shard(mesh.size, AXES), networks, optimizers, cfg
     )
+    kept, _ = _specs(mesh, networks, optimizers)
     # Simulators begin loops with constants, which the types of varying values do not allow.
     return jax.jit(
-        jax.shard_map(init, mesh=mesh, in_specs=_EVERYWHERE, out_specs=_STATE, check_vma=False)
+        jax.shard_map(init, mesh=mesh, in_specs=_EVERYWHERE, out_specs=_STATE, check_vma=False),
+        out_shardings=_shardings(mesh, kept),
     )
+
+
+def shard_collect(
+    mesh: Devices, env: MultiTaskEnv, networks: Networks, cfg: Config
+) -> Callable[[TrainState], Collected]:
+    """The collecting part of an iteration over all devices, not compiled.
+
+    It needs no gradient and exchanges nothing but the pool of first states or, by task, the rows
+    before and after.
+    """
+    placement = choose_placement(mesh, env, cfg)
+    by_task = None if placement is None else ByTaskEnv(env, placement, AXES)
+    share = env.shard(mesh.size, AXES)
+    collect_here: Callable[[TrainState], Collected] = jax.shard_map(
+        functools.partial(collect, env=share, networks=networks, cfg=cfg, by_task=by_task),
+        mesh=mesh,
+        in_specs=(_STATE,),
+        out_specs=_COLLECTED,
+        check_vma=False,  # see shard_init
+    )
+    return collect_here
 
 
 def shard_train_step(
@@ -100,24 +182,25 @@ def shard_train_step(
 ) -> jax.stages.Wrapped:
     """One compiled training iteration `state -> (state, metrics)` over all devices of the mesh.
 
-    The state is donated. Collecting needs no gradient and, but for the pool of first states, no
-    exchange. Learning is checked by JAX's types: what must be alike on every device provably is.
+    The state is donated. Learning is checked by JAX's types: what must be alike on every device
+    provably is.
     """
+    kept, inside = _specs(mesh, networks, optimizers)
+    parts = mesh.shape[_FSDP]
+    optimizers = Optimizers(*(in_parts(optimizer, parts, _FSDP) for optimizer in optimizers))
     share = env.shard(mesh.size, AXES)
-    collect_here = jax.shard_map(
-        functools.partial(collect, env=share, networks=networks, cfg=cfg),
-        mesh=mesh,
-        in_specs=(_STATE,),
-        out_specs=_COLLECTED,
-        check_vma=False,  # see shard_init
-    )
+    collect_here = shard_collect(mesh, env, networks, cfg)
     learn_here = jax.shard_map(
         functools.partial(learn, env=share, networks=networks, optimizers=optimizers, cfg=cfg),
         mesh=mesh,
-        in_specs=(_STATE, _COLLECTED),
-        out_specs=(_STATE, _EVERYWHERE),
+        in_specs=(inside, _COLLECTED),
+        out_specs=(inside, _EVERYWHERE),
     )
-    return jax.jit(lambda state: learn_here(state, collect_here(state)), donate_argnums=0)
+    return jax.jit(
+        lambda state: learn_here(state, collect_here(state)),
+        donate_argnums=0,
+        out_shardings=_shardings(mesh, (kept, _EVERYWHERE)),
+    )
 
 
 def shard_model_errors(mesh: Devices, env: MultiTaskEnv, networks: Networks) -> jax.stages.Wrapped:

@@ -100,7 +100,7 @@ def make_optimizers(cfg: Config, *, iterations: int, transitions: int) -> Optimi
         if part in steps and cfg.train.final_learning_rate_scale != 1.0:
             last = cfg.train.final_learning_rate_scale * learning_rate
             schedule = optax.linear_schedule(learning_rate, last, max(steps[part], 1))
-        return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(schedule))
+        return optax.chain(_clip(max_norm), optax.adam(schedule))
 
     model = cfg.world_model
     world_model = adam("world_model", model.learning_rate, model.max_gradient_norm)
@@ -197,6 +197,23 @@ def trajectory_shapes(env: MultiTaskEnv, unroll_length: int) -> Trajectory:
         behaviour_mean=action,
         behaviour_std=action,
     )
+
+
+def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.clip_by_global_norm`, for parts of a gradient too, whose norm takes an exchange."""
+
+    def update(
+        gradient: Params,
+        state: optax.EmptyState,
+        params: Params | None = None,
+        *,
+        global_norm: Callable[[Params], jax.Array] = optax.global_norm,
+    ) -> tuple[Params, optax.EmptyState]:
+        norm = global_norm(gradient)
+        clip = lambda g: jnp.where(norm < max_norm, g, (g / norm) * max_norm)  # noqa: E731
+        return jax.tree.map(clip, gradient), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _parts_mask(names: Collection[str]) -> Callable[[Params], Params]:

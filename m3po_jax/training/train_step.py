@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from m3po_jax.config import Config
+from m3po_jax.envs.by_task import ByTaskEnv
 from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
 from m3po_jax.networks.factory import Networks
 from m3po_jax.ops import distributions, observation_moments, rows, statistics
@@ -54,15 +55,29 @@ def make_train_step(
     return train_step
 
 
-def collect(state: TrainState, *, env: MultiTaskEnv, networks: Networks, cfg: Config) -> Collected:
-    """Collects one unroll, in the first iterations with random actions."""
+def collect(
+    state: TrainState,
+    *,
+    env: MultiTaskEnv,
+    networks: Networks,
+    cfg: Config,
+    by_task: ByTaskEnv | None = None,
+) -> Collected:
+    """Collects one unroll, in the first iterations with random actions.
+
+    With `by_task` each device steps whole tasks meanwhile; what comes in and out is the same.
+    """
     _, key, _, _ = _keys(state)
     random, beta = _schedule(state, env, cfg)
-    return Collected(
-        *rollout.collect(
-            env, networks, state.agent, state.rollout, key, beta=beta, random=random, cfg=cfg
-        )
+    act = partial(rollout.collect, networks=networks, key=key, beta=beta, random=random, cfg=cfg)
+    if by_task is None:
+        return Collected(*act(env, agent=state.agent, rollout=state.rollout))
+    start = RolloutState(*by_task.enter(state.rollout.env, state.rollout.plan_mean))
+    end, trajectory, timesteps, spread = act(by_task, agent=state.agent, rollout=start)
+    env_state, plan_mean, given = by_task.leave(
+        end.env, end.plan_mean, (trajectory, timesteps, spread)
     )
+    return Collected(RolloutState(env_state, plan_mean), *given)
 
 
 def learn(

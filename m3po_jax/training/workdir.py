@@ -41,6 +41,8 @@ CHANGEABLE = (
     "train.log_every",
     "train.max_skipped_updates",
     "train.num_devices",
+    "train.fsdp_devices",
+    "train.task_placement",
 )
 
 _LIBRARIES = (
@@ -229,7 +231,7 @@ def _resumed_record(path: pathlib.Path, config: Config) -> dict[str, Any]:
         raise WorkdirError(
             f"{path} holds a run with another config:\n" + "\n".join(lines) + "\n"
             "Ask for the same settings to resume it (only train.total_env_steps, to more, and the "
-            "eval, checkpoint, log, max_skipped_updates and num_devices settings may change), give "
+            "eval, checkpoint, log, max_skipped_updates and device settings may change), give "
             "another --workdir, or delete that run with --overwrite."
         )
     new = _new_record(config)
@@ -264,8 +266,12 @@ def _is_ours(record: Any) -> bool:
 
 
 def _config_of(path: pathlib.Path, record: dict[str, Any]) -> Config:
+    settings = dict(record["config"])
+    if isinstance(settings.get("train"), dict):
+        # Runs of before these settings had what are their defaults now.
+        settings["train"] = {"fsdp_devices": 1, "task_placement": "replicated", **settings["train"]}
     try:
-        return from_config_dict(record["config"])
+        return from_config_dict(settings)
     except ConfigError as error:
         writer = _release(record["versions"]["m3po_jax"], record.get("commit"))
         raise WorkdirError(

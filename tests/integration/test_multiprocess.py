@@ -45,14 +45,15 @@ def start(folder, *flags, devices, cache):
     )
 
 
-def start_two(folder, *flags, cache):
-    """Two processes of one run, with two devices each."""
+def start_many(folder, *flags, cache, number=2):
+    """Processes of one run, with four devices in all."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    where = ("--distributed", f"--coordinator=localhost:{port}", "--num_processes=2")
+    where = ("--distributed", f"--coordinator=localhost:{port}", f"--num_processes={number}")
     return [
-        start(folder, *where, f"--process_id={i}", *flags, devices=2, cache=cache) for i in range(2)
+        start(folder, *where, f"--process_id={i}", *flags, devices=4 // number, cache=cache)
+        for i in range(number)
     ]
 
 
@@ -83,7 +84,7 @@ def endless():
 
 
 def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path, cache, endless):
-    first, second = start_two(tmp_path, endless, cache=cache)
+    first, second = start_many(tmp_path, endless, cache=cache)
     wait_for_rows(first, tmp_path, 6)
     second.kill()
     second.wait()
@@ -96,7 +97,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path, cache, en
     saved = max(int(child.name) for child in (tmp_path / "checkpoints").iterdir())
     assert saved > 0
 
-    both = start_two(tmp_path, endless, cache=cache)
+    both = start_many(tmp_path, endless, cache=cache)
     before = len(rows_of(tmp_path))
     wait_for_rows(both[0], tmp_path, before + 3)
     # A signal to the process that does not lead stops both after the same iteration.
@@ -123,17 +124,39 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path, cache, en
     assert "Going on from the checkpoint" in out
 
 
+def test_four_processes_end_when_the_first_of_them_is_killed(tmp_path, cache, endless):
+    first, *others = start_many(tmp_path, endless, cache=cache, number=4)
+    wait_for_rows(first, tmp_path, 6)
+    first.kill()
+    first.wait()
+    killed = time.monotonic()
+    for process in others:
+        code, _, err = finish(process, timeout=3 * processes.HEARTBEAT_TIMEOUT_S)
+        assert time.monotonic() - killed < 2 * processes.HEARTBEAT_TIMEOUT_S
+        assert code != 0 and "Traceback" not in err
+        assert "another" in err, err
+    again = start_many(tmp_path, endless, cache=cache, number=4)
+    wait_for_rows(again[0], tmp_path, len(rows_of(tmp_path)) + 3)
+    again[0].send_signal(signal.SIGTERM)
+    ends = [finish(process) for process in again]
+    assert [code for code, _, _ in ends] == [PREEMPTED] * 4, ends
+    assert "Going on from the checkpoint" in ends[0][1]
+
+
 def test_a_run_of_four_devices_goes_on_on_one_and_on_eight(tmp_path, cache):
     base, short, long = tmp_path / "four", "--config.train.total_env_steps=256", 384
-    code, out, err = finish(start(base, short, devices=4, cache=cache))
+    copies = "--config.train.fsdp_devices="
+    code, out, err = finish(start(base, short, f"{copies}2", devices=4, cache=cache))
     assert code == 0, err
     assert "on 4 devices" in out
     runs = {}
-    for devices in (1, 8):
+    for devices, fsdp in ((1, 1), (8, 4)):
         folder = tmp_path / f"on{devices}"
         shutil.copytree(base, folder)
         more = f"--config.train.total_env_steps={long}"
-        code, out, err = finish(start(folder, more, devices=devices, cache=cache))
+        code, out, err = finish(
+            start(folder, more, f"{copies}{fsdp}", devices=devices, cache=cache)
+        )
         assert code == 0, err
         assert "Going on from the checkpoint at 256 env steps" in out
         runs[devices] = rows_of(folder)
@@ -144,6 +167,22 @@ def test_a_run_of_four_devices_goes_on_on_one_and_on_eight(tmp_path, cache):
             np.testing.assert_allclose(
                 float(row[name]), float(other[name]), rtol=0.05, atol=1e-3, err_msg=name
             )
+
+
+def test_a_simulator_on_two_devices_by_task(tmp_path, cache):
+    tasks = ("toy/PointReachA", "brax/inverted_pendulum")
+    flags = [
+        *(f"--config.tasks={name}" for name in tasks),
+        "--config.train.task_placement=by_task",
+        "--config.train.total_env_steps=256",
+    ]
+    code, out, err = finish(start(tmp_path, *flags, devices=2, cache=cache))
+    assert code == 0, err
+    assert "on 2 devices" in out
+    assert "task placement by_task: the dearest device bears" in out
+    assert "device 0" in out and "the cost: brax/inverted_pendulum" in out
+    last = rows_of(tmp_path)[-1]
+    assert all(np.isfinite(float(last[f"rollout/reward/{name}"])) for name in tasks)
 
 
 def test_processes_that_do_not_come_together_say_so(tmp_path, cache):

@@ -1,11 +1,13 @@
 """Trains a small agent for some iterations on emulated devices and writes down what came out.
 
-python tests/training/sharded_run.py OUT NUM_DEVICES ITERATIONS [--broken] \
+python tests/training/sharded_run.py OUT NUM_DEVICES ITERATIONS [--broken] [--by_task] [--fsdp] \
     [PROCESS_ID NUM_PROCESSES PORT]
 
 A program of its own, because a process fixes its number of devices when it starts JAX. OUT is an
 .npz with all leaves of the state, the last raw gradients among them, and the metrics of every
-iteration; process 0 alone writes it. With --broken all sums over devices come out as means.
+iteration; process 0 alone writes it. With --broken all sums over devices come out as means, with
+--by_task devices step whole tasks, and with --fsdp two devices share one copy of parameters and
+optimizers.
 """
 
 import dataclasses
@@ -63,18 +65,23 @@ def words(leaf):
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
-def main(out: str, num_devices: int, iterations: int, process: list[str], broken: bool) -> None:
+def main(out: str, num_devices: int, iterations: int, process: list[str], flags: set[str]) -> None:
     from jax.experimental import multihost_utils
 
     from m3po_jax.training import processes, sharding
 
-    if broken:
+    if "--broken" in flags:
         jax.lax.psum = jax.lax.pmean
     process_id, num_processes, port = (int(x) for x in process or (0, 1, 0))
     jax.config.update("jax_num_cpu_devices", num_devices // num_processes)
     if num_processes > 1:
         jax.distributed.initialize(f"localhost:{port}", num_processes, process_id)
-    train = dataclasses.replace(CONFIG.train, num_devices=num_devices)
+    train = dataclasses.replace(
+        CONFIG.train,
+        num_devices=num_devices,
+        fsdp_devices=2 if "--fsdp" in flags else 1,
+        task_placement="by_task" if "--by_task" in flags else "replicated",
+    )
     experiment = make_experiment(dataclasses.replace(CONFIG, train=train))
     state = sharding.shard_init(*experiment.parts)(jax.random.key(3))
     step = sharding.shard_train_step(*experiment.parts).lower(state).compile()
@@ -94,6 +101,6 @@ def main(out: str, num_devices: int, iterations: int, process: list[str], broken
 
 
 if __name__ == "__main__":
-    arguments = [argument for argument in sys.argv[1:] if argument != "--broken"]
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     out, num_devices, iterations, *process = arguments
-    main(out, int(num_devices), int(iterations), process, "--broken" in sys.argv)
+    main(out, int(num_devices), int(iterations), process, set(sys.argv) - set(arguments))

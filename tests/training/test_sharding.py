@@ -71,11 +71,34 @@ def four(folder):
     return result(folder / "four.npz", start(folder / "four.npz", 4, 3))
 
 
+def processes(out, number, *flags, num_devices=4):
+    """A run of so many processes, with so many devices in all."""
+    rest = (str(number), str(free_port()), *flags)
+    return result(out, *[start(out, num_devices, 3, str(i), *rest) for i in range(number)])
+
+
 @pytest.fixture(scope="module")
 def two_by_two(folder):
     """Two processes with two devices each."""
-    out, port = folder / "two_by_two.npz", str(free_port())
-    return result(out, *[start(out, 4, 3, str(i), "2", port) for i in range(2)])
+    return processes(folder / "two_by_two.npz", 2)
+
+
+@pytest.fixture(scope="module")
+def four_by_one(folder):
+    """Four processes with one device each."""
+    return processes(folder / "four_by_one.npz", 4)
+
+
+@pytest.fixture(scope="module")
+def fsdp(folder):
+    """Two times two devices share one copy of parameters and optimizers."""
+    return result(folder / "fsdp.npz", start(folder / "fsdp.npz", 4, 3, "--fsdp"))
+
+
+@pytest.fixture(scope="module")
+def by_task(folder):
+    """Each of two devices, in a process of its own, steps one of the tasks."""
+    return processes(folder / "by_task.npz", 2, "--by_task", num_devices=2)
 
 
 def differences(expected, found):
@@ -113,7 +136,14 @@ def raw_gradients(arrays):
     }
 
 
-@pytest.mark.parametrize("many", ["four", "two_by_two"])
+@pytest.mark.parametrize(
+    "many",
+    [
+        "four",
+        "two_by_two",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("four_by_one", "fsdp", "by_task")),
+    ],
+)
 def test_raw_gradients_and_the_whole_state_are_those_of_one_device(one, many, request):
     found = request.getfixturevalue(many)
     assert one["state.updates"] == 3
@@ -149,26 +179,23 @@ def test_twenty_iterations_on_four_devices_follow_one_device(folder):
         assert np.mean(error) < 0.02 and np.max(error) < 0.1, (name, error)
 
 
-def abstract(num_devices):
-    """A mesh of devices that need not exist: enough for tracing."""
-    return jax.sharding.AbstractMesh(
-        (num_devices,), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,)
-    )
-
-
-def trace(num_devices):
+def trace(*, fsdp):
+    """Traces the step for four devices that need not exist."""
     experiment = sharded_run.make_experiment()
     shapes = jax.eval_shape(experiment.init, jax.random.key(0))
     _, *parts = experiment.parts
-    jax.eval_shape(sharding.shard_train_step(abstract(num_devices), *parts), shapes)
+    mesh = jax.sharding.AbstractMesh(
+        (4 // fsdp, fsdp), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2
+    )
+    jax.eval_shape(sharding.shard_train_step(mesh, *parts), shapes)
 
 
 def test_a_missing_sum_over_devices_does_not_even_trace(monkeypatch):
-    trace(4)
+    trace(fsdp=2)
     psum = jax.lax.psum
     monkeypatch.setattr(jax.lax, "psum", lambda x, axis_name: x)
     with pytest.raises((ValueError, TypeError), match="vary|replicated|manual axis"):
-        trace(4)
+        trace(fsdp=1)
     monkeypatch.setattr(jax.lax, "psum", psum)
 
 
@@ -182,6 +209,19 @@ def test_a_missing_sum_over_devices_does_not_even_trace(monkeypatch):
             ["world_model.batch_size = 20", "nearest: 16"],
         ),
         ({"critic": {"minibatches": 32}}, 4, ["critic.minibatches = 32", "nearest: 16"]),
+        (
+            {"train": {"task_placement": "by_task"}},
+            4,
+            ["task_placement = 'by_task'", "only 2 tasks", "at most 2 devices"],
+        ),
+        (
+            {
+                "tasks": ("toy/PointReachA?num_envs=16", "toy/TerminatingPole"),
+                "train": {"task_placement": "by_task"},
+            },
+            2,
+            ["toy/TerminatingPole: 8", "no option num_envs", "or set 'replicated'"],
+        ),
     ],
 )
 def test_what_does_not_split_is_refused_by_name(changes, num_devices, words):
@@ -189,6 +229,8 @@ def test_what_does_not_split_is_refused_by_name(changes, num_devices, words):
 
     parts = {
         part: dataclasses.replace(getattr(sharded_run.CONFIG, part), **values)
+        if isinstance(values, dict)
+        else values
         for part, values in changes.items()
     }
     config = dataclasses.replace(sharded_run.CONFIG, **parts)
@@ -205,6 +247,31 @@ def test_more_devices_than_there_are_are_refused():
     if jax.device_count() < 8:
         with pytest.raises(ConfigError, match="num_devices = 8 is more than the 1"):
             sharding.choose_devices(dataclasses.replace(sharded_run.CONFIG, train=train))
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "fsdp", "words"),
+    [
+        (4, 3, "fsdp_devices = 3 does not divide 4 devices"),
+        (1, 2, "fsdp_devices = 2 does not divide 1 devices"),
+        (0, 16, "toy/PointReachA has 8 environments"),
+    ],
+)
+def test_copies_that_do_not_split_are_refused(num_devices, fsdp, words):
+    from m3po_jax.config_validation import validate
+
+    train = dataclasses.replace(
+        sharded_run.CONFIG.train, num_devices=num_devices, fsdp_devices=fsdp
+    )
+    with pytest.raises(ConfigError, match=words):
+        validate(dataclasses.replace(sharded_run.CONFIG, train=train))
+
+
+def test_more_devices_for_a_copy_than_there_are_are_refused():
+    fsdp = 2 * jax.device_count()
+    train = dataclasses.replace(sharded_run.CONFIG.train, fsdp_devices=fsdp)
+    with pytest.raises(ConfigError, match=f"fsdp_devices = {fsdp} is more than"):
+        sharding.choose_devices(dataclasses.replace(sharded_run.CONFIG, train=train))
 
 
 def test_places_cover_the_whole_state():
