@@ -66,6 +66,7 @@ setuptools.setup(
             "m3po-report = m3po_jax.cli.report:run",
             "m3po-export = m3po_jax.cli.export:run",
             "m3po-render = m3po_jax.cli.render:run",
+            "m3po-benchmark = m3po_jax.cli.benchmark:run",
         ]
     },
     classifiers=[

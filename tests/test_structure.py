@@ -32,6 +32,7 @@ ARROWS = {
     "report": {"config", "envs", "training"},
 }
 ARROWS["deploy"] = {*ARROWS["training"], "training"}
+ARROWS["benchmark"] = {*ARROWS["training"], "training"}
 ARROWS["cli"] = {*ARROWS, "cli"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

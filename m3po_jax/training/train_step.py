@@ -295,31 +295,69 @@ def replay_update(
     cfg: Config,
 ) -> tuple[AgentState, Metrics]:
     """One update from replay: world model and EMA, then the policy."""
-    sample_key, model_key, data_key, policy_key = jax.random.split(key, 4)
-    axis_name = env.axis_name
+    keys = jax.random.split(key, 4)
     window = buffer.sample(
         replay,
-        sample_key,
+        keys[0],
         batch_size=cfg.world_model.batch_size,
         window=cfg.world_model.horizon,
         layout=env.layout,
-        axis_name=axis_name,
+        axis_name=env.axis_name,
     )
-    task_id = window.task_id
-    discount = jnp.asarray(env.discount)[task_id]
+    discount = jnp.asarray(env.discount)[window.task_id]
     agent, z, model_metrics = update.world_model_update(
         networks,
         optimizers.world_model,
         agent,
         window,
         discount,
-        model_key,
+        keys[1],
         cfg=cfg,
-        axis_name=axis_name,
+        axis_name=env.axis_name,
     )
-    metrics = dict(model_metrics)
+    agent, policy_metrics = policy_from_replay(
+        agent,
+        z,
+        window.task_id,
+        keys[2:],
+        env=env,
+        networks=networks,
+        optimizers=optimizers,
+        beta=beta,
+        cfg=cfg,
+    )
+    return agent, {**model_metrics, **policy_metrics}
+
+
+def policy_from_replay(
+    agent: AgentState,
+    z: jax.Array,
+    task_id: jax.Array,
+    keys: jax.Array,
+    *,
+    env: MultiTaskEnv,
+    networks: Networks,
+    optimizers: Optimizers,
+    beta: jax.Array | None,
+    cfg: Config,
+) -> tuple[AgentState, Metrics]:
+    """One update of the policy from latents of replayed windows; none if its data are `real`.
+
+    Args:
+        agent: The agent.
+        z: Latents of all observations of the windows `[W + 1, B, Z]`.
+        task_id: Their tasks `[B]`.
+        keys: Two keys `[2]`, for the data and the update; consumed.
+        env: Tasks and mesh axes.
+        networks: The bundle.
+        optimizers: One optimizer per set of parameters.
+        beta: Weight of the bonus, or `None`.
+        cfg: The run's settings.
+    """
+    data_key, policy_key = keys
+    axis_name = env.axis_name
     if cfg.policy.objective == "pathwise":
-        agent, policy_metrics = policy_update.pathwise_policy_update(
+        agent, metrics = policy_update.pathwise_policy_update(
             networks,
             optimizers.policy,
             agent,
@@ -330,24 +368,24 @@ def replay_update(
             cfg=cfg,
             axis_name=axis_name,
         )
-        metrics.update(_policy_metrics(policy_metrics, None, cfg, axis_name))
-    elif cfg.policy.data == "imagined":
-        data = policy_update.imagined_policy_data(
-            networks,
-            agent,
-            z[0],
-            task_id,
-            discount,
-            data_key,
-            beta=beta,
-            cfg=cfg,
-            axis_name=axis_name,
-        )
-        agent, policy_metrics = policy_update.policy_update(
-            networks, optimizers.policy, agent, data, policy_key, cfg=cfg, axis_name=axis_name
-        )
-        metrics.update(_policy_metrics(policy_metrics, data, cfg, axis_name))
-    return agent, metrics
+        return agent, _policy_metrics(metrics, None, cfg, axis_name)
+    if cfg.policy.data != "imagined":
+        return agent, {}
+    data = policy_update.imagined_policy_data(
+        networks,
+        agent,
+        z[0],
+        task_id,
+        jnp.asarray(env.discount)[task_id],
+        data_key,
+        beta=beta,
+        cfg=cfg,
+        axis_name=axis_name,
+    )
+    agent, metrics = policy_update.policy_update(
+        networks, optimizers.policy, agent, data, policy_key, cfg=cfg, axis_name=axis_name
+    )
+    return agent, _policy_metrics(metrics, data, cfg, axis_name)
 
 
 def rollout_metrics(env: MultiTaskEnv, timesteps: Timestep) -> Metrics:

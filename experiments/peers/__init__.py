@@ -1,0 +1,1 @@
+"""Speed beside other implementations, each in an environment of its own, timed in turn."""

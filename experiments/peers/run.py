@@ -1,0 +1,79 @@
+"""Compares speed with other implementations: `python -m experiments.peers.run --help`.
+
+Nothing of them is in this package or needed by it. Each peer is run by a Python of its own:
+
+- `--tdmpc2=PYTHON --tdmpc2_source=FOLDER`: tdmpc2-jax, which is no package of PyPI. FOLDER holds
+  its sources (the folder `tdmpc2_jax` of ShaneFlandermeyer/tdmpc2-jax on GitHub), and PYTHON has
+  what it imports: `python -m venv V && V/bin/pip install jax==0.10.2 flax optax einops jaxtyping`.
+- `--brax=PYTHON`: Brax's PPO, which needs an older JAX: `python -m venv V && V/bin/pip install
+  brax==0.14.2 jax==0.7.2 jaxlib==0.7.2`.
+
+One that is absent is skipped with a message. Start this on one core (`taskset -c 0`) to count the
+time that each computes rather than the time that passes, where others use the machine too.
+"""
+
+import argparse
+import pathlib
+import sys
+from typing import Any
+
+from experiments.peers import sizes, turns
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+RESULTS = ROOT / "experiments" / "results"
+
+
+def tdmpc2(python: pathlib.Path, source: pathlib.Path, *, rounds: int) -> list[dict[str, Any]]:
+    """One update and one plan at equal sizes; ours as TD-MPC2 and, for orientation, as M3PO."""
+    folder = f"{source}:{HERE}"
+    pairs = [("update", "update"), ("plan", "plan")]
+    pairs += [("m3po_update", "update"), ("m3po_plan", "plan")]
+    theirs = [str(python), str(HERE / "tdmpc2_worker.py")]
+    with turns.worker(_ours("tdmpc2"), ROOT) as a, turns.worker(theirs, folder) as b:
+        return turns.compare(a, b, pairs, rounds=rounds, calls=1)
+
+
+def brax(python: pathlib.Path, *, rounds: int) -> list[dict[str, Any]]:
+    """One iteration of PPO: the same environment steps, network widths, epochs and minibatches."""
+    theirs = [str(python), str(HERE / "brax_worker.py")]
+    with turns.worker(_ours("ppo"), ROOT) as a, turns.worker(theirs, HERE) as b:
+        rows = turns.compare(a, b, [("iteration", "iteration")], rounds=rounds, calls=1)
+    steps = sizes.PPO_ENVS * sizes.PPO_UNROLL
+    for row in rows:
+        for side in ("our", "their"):
+            row[f"{side}_env_steps_per_second"] = round(steps / float(row[f"{side}_seconds"]))
+    return rows
+
+
+def _ours(what: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.peers.our_worker", what]
+
+
+def main() -> None:
+    """Runs the peers that are there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    nowhere = pathlib.Path("(no --tdmpc2 or --brax given)")
+    parser.add_argument("--tdmpc2", type=pathlib.Path, default=nowhere, help="a Python")
+    parser.add_argument("--tdmpc2_source", type=pathlib.Path, default=nowhere, help="a folder")
+    parser.add_argument("--brax", type=pathlib.Path, default=nowhere, help="a Python")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="folder of the CSVs")
+    given = parser.parse_args()
+    reason = turns.missing("tdmpc2-jax", given.tdmpc2, "tdmpc2_jax.tdmpc2", given.tdmpc2_source)
+    if reason is None:
+        rows = tdmpc2(given.tdmpc2, given.tdmpc2_source, rounds=given.rounds)
+        turns.write(given.out / "peers_tdmpc2.csv", rows)
+    else:
+        print(reason)
+    reason = turns.missing("Brax's PPO", given.brax, "brax.training.agents.ppo.train", HERE)
+    if reason is None:
+        turns.write(given.out / "peers_brax.csv", brax(given.brax, rounds=given.rounds))
+    else:
+        print(reason)
+
+
+if __name__ == "__main__":
+    main()

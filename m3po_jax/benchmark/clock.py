@@ -1,0 +1,116 @@
+"""Timing of compiled programs in turn, and the rates that this machine reaches."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from m3po_jax.config import Config, ConfigError, resolve_network
+
+CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+# A reading is at least this long, so that what a call itself costs the clock does not show.
+_SHORTEST_READING = 5e-3
+_LARGE_MATRIX = 1024
+_SMALL_COPY, _LARGE_COPY = 2**18, 2**26  # bytes: within a core's cache, and far beyond it
+_MOST_CALLS = 1000
+
+
+def check_clock(name: str) -> None:
+    """Refuses the `cpu` clock where it would not show time.
+
+    Raises:
+        ConfigError: Unknown, or this process computes on more than one core or an accelerator.
+    """
+    if name not in CLOCKS:
+        raise ConfigError(f"--clock={name} is unknown; choose one of {', '.join(CLOCKS)}")
+    if name == "wall":
+        return
+    if cores() != 1 or jax.default_backend() != "cpu":
+        raise ConfigError(
+            f"--clock=cpu adds up the time of all cores, and this run has {cores()} on "
+            f"{jax.default_backend()}; start it on one (taskset -c 0 python ...), or use "
+            "--clock=wall"
+        )
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def seconds_in_turn(
+    programs: Mapping[str, Callable[[], Any]], *, repetitions: int, clock: str
+) -> dict[str, list[float]]:
+    """Seconds per call of each program, warm and blocked until the result is there.
+
+    Every round times each program once, so what else the machine does hits all alike.
+
+    Args:
+        programs: Functions that start a computation and return its result.
+        repetitions: Rounds.
+        clock: `wall`, or `cpu` for the time that this process computed.
+
+    Returns:
+        One number for each round.
+    """
+    now = CLOCKS[clock]
+
+    def reading(program: Callable[[], Any], calls: int) -> float:
+        begin = now()
+        for _ in range(calls):
+            jax.block_until_ready(program())
+        return (now() - begin) / calls
+
+    calls = {}
+    for name, program in programs.items():
+        reading(program, 1)
+        once = max(reading(program, 1), 1e-9)
+        calls[name] = min(max(1, round(_SHORTEST_READING / once)), _MOST_CALLS)
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repetitions):
+        for name, program in programs.items():
+            seconds[name].append(reading(program, calls[name]))
+    return seconds
+
+
+def rate_programs(config: Config) -> dict[str, tuple[Callable[[], Any], float]]:
+    """Programs whose speed bounds that of all others: matrix products and copies.
+
+    Args:
+        config: Gives the size of the network's own products: the rows of a batch of windows, and
+            the width of a layer.
+
+    Returns:
+        By name, a function that starts the program, and the operations (`matmul_*`) or bytes
+        (`copy_*`) of one call.
+    """
+    width = resolve_network(config.network, len(config.tasks)).mlp_width
+    rows = config.world_model.batch_size * config.world_model.horizon
+
+    def product(m: int, k: int) -> tuple[Callable[[], Any], float]:
+        a, b = jnp.ones((m, k)), jnp.ones((k, k))
+        compiled = jax.jit(jnp.matmul).lower(a, b).compile()
+        return lambda: compiled(a, b), 2.0 * m * k * k
+
+    def copy(size: int) -> tuple[Callable[[], Any], float]:
+        x = jnp.ones(size // 4)
+        compiled = jax.jit(lambda x: x + 1.0).lower(x).compile()
+        return lambda: compiled(x), 2.0 * size
+
+    return {
+        "matmul_network": product(rows, width),
+        "matmul_large": product(_LARGE_MATRIX, _LARGE_MATRIX),
+        "copy_cached": copy(_SMALL_COPY),
+        "copy_large": copy(_LARGE_COPY),
+    }
+
+
+def median(readings: list[float]) -> float:
+    """The median."""
+    return float(statistics.median(readings))

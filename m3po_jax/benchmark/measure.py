@@ -1,0 +1,188 @@
+"""The benchmark: compile, time in turn, compare with what the machine could do."""
+
+import dataclasses
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from m3po_jax.benchmark import clock as clocks
+from m3po_jax.benchmark.costs import Cost, cost_of
+from m3po_jax.benchmark.parts import Part, make_parts, updates_per_iteration
+from m3po_jax.config import Config
+from m3po_jax.training import loop, sharding
+from m3po_jax.training.state import TrainState
+
+SCHEMA = 1
+_Record = dict[str, Any]
+
+
+def benchmark(config: Config, *, repetitions: int, clock: str) -> _Record:
+    """Measures a training iteration that learns, and its parts, on one device.
+
+    Args:
+        config: Validated settings; `train.num_devices` is taken as 1.
+        repetitions: Rounds in which each program is timed once.
+        clock: See `clock.check_clock`.
+
+    Returns:
+        What `docs/performance.md` lists: device, seconds, operations, bytes and floors of the
+        iteration and its parts, and the machine's rates.
+    """
+    clocks.check_clock(clock)
+    bench = _Bench(loop.make_experiment(loop.on_one_device(config)))
+    rates = clocks.rate_programs(config)
+    programs = {name: program for name, (program, _) in rates.items()}
+    programs |= {"whole_step": bench.whole_step}
+    programs |= {part.name: bench.program(part) for part in bench.parts}
+    seconds = clocks.seconds_in_turn(programs, repetitions=repetitions, clock=clock)
+    reached = {name: size / clocks.median(seconds[name]) for name, (_, size) in rates.items()}
+    record = bench.record(seconds, reached)
+    return {
+        "schema": SCHEMA,
+        "device": _device(),
+        "clock": clock,
+        "repetitions": repetitions,
+        "config": dataclasses.asdict(bench.experiment.config),
+        "rates": reached,
+        **record,
+        "seconds_of_repetitions": seconds,
+    }
+
+
+class _Bench:
+    """The compiled programs of an experiment, and the state that they run on."""
+
+    def __init__(self, experiment: loop.Experiment):
+        self.experiment = experiment
+        self.parts = make_parts(experiment)
+        self._compile_seconds: dict[str, float] = {}
+        self._costs: dict[str, Cost] = {}
+        init = sharding.shard_init(*experiment.parts)
+        start = self._compile("start_state", init, jax.random.key(experiment.config.seed))
+        step = sharding.shard_train_step(*experiment.parts)
+        state = start(jax.random.key(experiment.config.seed))
+        updates = updates_per_iteration(experiment)
+        self._step = self._compile("whole_step", step, state, trips=float(updates))
+        self._state: TrainState = self._ready(state)
+
+    def whole_step(self) -> Any:
+        """Starts one iteration that learns, from where the last one ended."""
+        self._state, metrics = self._step(self._learning(self._state))
+        return metrics
+
+    def program(self, part: Part) -> Callable[[], Any]:
+        """Compiles the part; the result starts what an iteration does of it."""
+        # Copies, because the whole step takes (donates) the state from which they come.
+        carry, inputs = jax.tree.map(jnp.copy, (part.start(self._state), part.inputs(self._state)))
+        run = jax.jit(part.run, donate_argnums=0)
+        compiled = self._compile(part.name, run, carry, inputs, self._state.key)
+        key = jax.random.fold_in(jax.random.key(0), 1)
+        kept = [carry]
+
+        def start() -> Any:
+            kept[0] = compiled(kept[0], inputs, key)
+            return kept[0]
+
+        return start
+
+    def record(self, seconds: dict[str, list[float]], rates: dict[str, float]) -> _Record:
+        """Times beside floors, and the whole beside the sum of its parts."""
+        flops = max(rate for name, rate in rates.items() if name.startswith("matmul"))
+        copied = max(rate for name, rate in rates.items() if name.startswith("copy"))
+
+        def entry(name: str, calls: int) -> _Record:
+            cost, per_call = self._costs[name], [x / calls for x in seconds[name]]
+            median = clocks.median(per_call)
+            floor = max(cost.flops / flops, cost.bytes / copied) / calls
+            return {
+                "calls": calls,
+                "seconds": median,
+                "seconds_min": min(per_call),
+                "flops": cost.flops / calls,
+                "bytes": cost.bytes / calls,
+                "floor_seconds": floor,
+                "over_floor": median / floor,
+            }
+
+        sums = [
+            sum(seconds[part.name][i] for part in self.parts)
+            for i in range(len(seconds["whole_step"]))
+        ]
+        whole = clocks.median(seconds["whole_step"])
+        ratios = [a / b for a, b in zip(seconds["whole_step"], sums, strict=True)]
+        return {
+            "whole_step_seconds": whole,
+            "sum_of_parts_seconds": clocks.median(sums),
+            "whole_over_parts": clocks.median(ratios),
+            "whole_step": entry("whole_step", 1),
+            "parts": {part.name: entry(part.name, part.calls) for part in self.parts},
+            "updates_per_step": updates_per_iteration(self.experiment),
+            "env_steps_per_step": self.experiment.env_steps_per_iteration,
+            "env_steps_per_second": self.experiment.env_steps_per_iteration / whole,
+            "compile_seconds": self._compile_seconds,
+            "peak_bytes": self._peak_bytes(),
+            "process_peak_bytes": _process_peak_bytes(),
+        }
+
+    def _compile(
+        self, name: str, function: Any, *args: Any, trips: float = 1.0
+    ) -> jax.stages.Compiled:
+        begin = time.monotonic()
+        compiled: jax.stages.Compiled = function.lower(*args).compile()
+        self._compile_seconds[name] = time.monotonic() - begin
+        self._costs[name] = cost_of(compiled, trips=trips)
+        return compiled
+
+    def _ready(self, state: TrainState) -> TrainState:
+        """Collects with random actions until the replay holds windows, and learns once."""
+        cfg = self.experiment.config
+        unrolls = -(-cfg.world_model.horizon // cfg.env.unroll_length) + 1
+        for _ in range(unrolls if cfg.train.random_env_steps else 0):
+            state, _ = self._step(state.replace(iteration=jnp.zeros((), jnp.int32)))
+        state, _ = jax.block_until_ready(self._step(self._learning(state)))
+        return self._learning(state)
+
+    def _learning(self, state: TrainState) -> TrainState:
+        """The state where the random phase is over and exactly the usual updates are owed."""
+        experiment = self.experiment
+        random, steps = experiment.config.train.random_env_steps, experiment.env_steps_per_iteration
+        unroll = experiment.env.batch_size * experiment.config.env.unroll_length
+        usual = experiment.config.train.updates_per_transition * unroll
+        owed = updates_per_iteration(experiment) - usual
+        return state.replace(
+            iteration=jnp.full((), -(-random // steps), jnp.int32),
+            update_debt=jnp.full((), owed + 1e-3),
+        )
+
+    def _peak_bytes(self) -> int:
+        """The device's peak or, where it keeps none, what the whole step holds."""
+        statistics = jax.devices()[0].memory_stats() or {}
+        if "peak_bytes_in_use" in statistics:
+            return int(statistics["peak_bytes_in_use"])
+        held: Any = self._step.memory_analysis()
+        whole = held.argument_size_in_bytes + held.temp_size_in_bytes + held.output_size_in_bytes
+        return int(whole - held.alias_size_in_bytes)
+
+
+def _device() -> _Record:
+    device = jax.devices()[0]
+    return {
+        "backend": jax.default_backend(),
+        "kind": device.device_kind,
+        "machine": platform.processor() or platform.machine(),
+        "cores": clocks.cores(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }
+
+
+def _process_peak_bytes() -> int:
+    """Largest memory of this process so far, compiling included."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,222 @@
+"""The parts of a training iteration as programs of their own, on the state of a run."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from m3po_jax.replay import buffer
+from m3po_jax.training import rollout, train_step, update
+from m3po_jax.training.loop import Experiment
+from m3po_jax.training.state import TrainState
+from m3po_jax.types import Trajectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What a training iteration does `calls` times, each time from the result of the time before.
+
+    Attributes:
+        name: What it does.
+        calls: How often an iteration does it.
+        once: `(carry, inputs, key) -> carry`.
+        start: The first carry, from the state of a run.
+        inputs: What stays the same, from the state of a run.
+    """
+
+    name: str
+    calls: int
+    once: Callable[[Any, Any, jax.Array], Any]
+    start: Callable[[TrainState], Any]
+    inputs: Callable[[TrainState], Any]
+
+    def run(self, carry: Any, inputs: Any, key: jax.Array) -> Any:
+        """All calls of an iteration: a loop inside of one program, as in training."""
+
+        def body(index: jax.Array, carry: Any) -> Any:
+            return self.once(carry, inputs, jax.random.fold_in(key, index))
+
+        return jax.lax.fori_loop(0, self.calls, body, carry)
+
+
+def updates_per_iteration(experiment: Experiment) -> int:
+    """Updates from replay of an iteration that owes none, rounded up."""
+    per_iteration = experiment.env.batch_size * experiment.config.env.unroll_length
+    return math.ceil(experiment.config.train.updates_per_transition * per_iteration)
+
+
+def make_parts(experiment: Experiment) -> list[Part]:
+    """The parts of one iteration, those without a model where the agent has none."""
+    cfg = experiment.config
+    parts = [_environments(experiment), _acting(experiment)]
+    if cfg.has_critic:
+        parts.append(_fresh_update(experiment))
+    if cfg.has_model:
+        parts += [_replay_write(experiment), _replay_sample(experiment), _model_update(experiment)]
+        if not cfg.learns_from_real:
+            parts.append(_policy_update(experiment))
+    return parts
+
+
+def _environments(experiment: Experiment) -> Part:
+    """An unroll of all simulators with random actions."""
+    env, steps = experiment.env, experiment.config.env.unroll_length
+
+    def once(env_state: Any, _: None, key: jax.Array) -> Any:
+        pool_key, action_key = jax.random.split(key)
+        pool = env.draw_resets(pool_key)
+
+        def step(env_state: Any, key: jax.Array) -> tuple[Any, Any]:
+            shape = (env.batch_size, env.action_size)
+            return env.step(env_state, pool, jax.random.uniform(key, shape, minval=-1.0))
+
+        keys = jax.random.split(action_key, steps)
+        return jax.lax.scan(step, env_state.with_new_pool(), keys)[0]
+
+    return Part("environments", 1, once, lambda state: state.rollout.env, lambda state: None)
+
+
+def _acting(experiment: Experiment) -> Part:
+    """One choice of actions in all environments."""
+    networks, env, cfg = experiment.networks, experiment.env, experiment.config
+
+    def once(carry: Any, inputs: Any, key: jax.Array) -> Any:
+        plan_mean, u = carry
+        agent, observation, beta = inputs
+        # The sum, which changes no digit, keeps the compiler from encoding once for all calls.
+        args = (
+            networks,
+            agent,
+            env,
+            observation + 1e-30 * u[..., :1],
+            plan_mean,
+            env.env_keys(key),
+        )
+        if cfg.planner.collect:
+            actions = rollout.planned_actions(*args, beta=beta, explore=True, cfg=cfg)
+        else:
+            actions = rollout.prior_actions(*args, explore=True)
+        return actions.plan_mean, actions.u
+
+    def inputs(state: TrainState) -> Any:
+        return state.agent, state.rollout.env.observation, _beta(experiment, state)
+
+    def start(state: TrainState) -> Any:
+        return state.rollout.plan_mean, jnp.zeros((env.batch_size, env.action_size))
+
+    name = "planning" if cfg.planner.collect else "policy"
+    return Part(name, cfg.env.unroll_length, once, start, inputs)
+
+
+def _fresh_update(experiment: Experiment) -> Part:
+    """Learning from the newest unroll: critic, bonus and, without a model, the policy."""
+    _, env, networks, optimizers, cfg = experiment.parts
+
+    def once(agent: Any, inputs: Any, key: jax.Array) -> Any:
+        trajectory, beta = inputs
+        learned, _ = train_step.learn_from_rollout(
+            agent,
+            trajectory,
+            key,
+            env=env,
+            networks=networks,
+            optimizers=optimizers,
+            beta=beta,
+            cfg=cfg,
+        )
+        return learned
+
+    def inputs(state: TrainState) -> Any:
+        return _unroll(experiment, state), _beta(experiment, state)
+
+    return Part("fresh_update", 1, once, lambda state: state.agent, inputs)
+
+
+def _replay_write(experiment: Experiment) -> Part:
+    return Part(
+        "replay_write",
+        1,
+        lambda replay, unroll, _: buffer.add(replay, unroll),
+        lambda state: state.replay,
+        lambda state: _unroll(experiment, state),
+    )
+
+
+def _replay_sample(experiment: Experiment) -> Part:
+    env, cfg = experiment.env, experiment.config.world_model
+
+    def sample(replay: buffer.ReplayState, key: jax.Array) -> Any:
+        return buffer.sample(
+            replay, key, batch_size=cfg.batch_size, window=cfg.horizon, layout=env.layout
+        )
+
+    return Part(
+        "replay_sample",
+        updates_per_iteration(experiment),
+        lambda _, replay, key: sample(replay, key),
+        lambda state: jax.jit(sample)(state.replay, state.key),
+        lambda state: state.replay,
+    )
+
+
+def _model_update(experiment: Experiment) -> Part:
+    _, env, networks, optimizers, cfg = experiment.parts
+
+    def once(agent: Any, window: Any, key: jax.Array) -> Any:
+        discount = jnp.asarray(env.discount)[window.task_id]
+        learned, _, _ = update.world_model_update(
+            networks, optimizers.world_model, agent, window, discount, key, cfg=cfg
+        )
+        return learned
+
+    windows = _replay_sample(experiment).start
+    calls = updates_per_iteration(experiment)
+    return Part("world_model_update", calls, once, lambda state: state.agent, windows)
+
+
+def _policy_update(experiment: Experiment) -> Part:
+    _, env, networks, optimizers, cfg = experiment.parts
+    size, horizon = cfg.world_model.batch_size, cfg.world_model.horizon
+
+    def once(agent: Any, inputs: Any, key: jax.Array) -> Any:
+        z, task_id, beta = inputs
+        learned, _ = train_step.policy_from_replay(
+            agent,
+            z,
+            task_id,
+            jax.random.split(key),
+            env=env,
+            networks=networks,
+            optimizers=optimizers,
+            beta=beta,
+            cfg=cfg,
+        )
+        return learned
+
+    def inputs(state: TrainState) -> Any:
+        task_id = jnp.arange(size, dtype=jnp.int32) % len(env.specs)
+        observation = jax.random.normal(state.key, (horizon + 1, size, env.observation_size))
+        tasks = jnp.broadcast_to(task_id, observation.shape[:-1])
+        perceive = jax.jit(lambda *args: rollout.perceive(networks, *args))
+        return perceive(state.agent, observation, tasks)[1], task_id, _beta(experiment, state)
+
+    calls = updates_per_iteration(experiment)
+    return Part("policy_update", calls, once, lambda state: state.agent, inputs)
+
+
+def _unroll(experiment: Experiment, state: TrainState) -> Trajectory:
+    """The first unroll of the replay, as if just collected."""
+    env, steps = experiment.env, experiment.config.env.unroll_length
+    data = {name: jnp.swapaxes(x[:, :steps], 0, 1) for name, x in state.replay.data.items()}
+    u = data["pre_tanh_action"]
+    task_id = jnp.broadcast_to(jnp.asarray(env.task_id), u.shape[:2])
+    mask = jnp.asarray(env.action_mask)[task_id]
+    return Trajectory(**data, task_id=task_id, behaviour_mean=jnp.zeros_like(u), behaviour_std=mask)
+
+
+def _beta(experiment: Experiment, state: TrainState) -> jax.Array | None:
+    env_steps = state.iteration * experiment.env_steps_per_iteration
+    return train_step.bonus_weight(env_steps, experiment.config)

@@ -1,0 +1,62 @@
+"""Measures how fast an agent trains here, part by part, and how fast this machine could be.
+
+m3po-benchmark --config=FILE [--config.KEY=VALUE ...] [--json=FILE] ...
+
+--config=FILE       as in m3po-train; nothing is trained for long and nothing is kept
+--json=FILE         writes all numbers there ('-' prints them in place of the table)
+--repetitions=N     rounds in which each program is timed once; the median counts (default 7)
+--clock=wall|cpu    cpu counts the time that this process computed in place of the time that
+                    passed: for a machine that others use too; on one core only (taskset -c 0)
+--compile_cache     takes compiled programs from the cache, where compile seconds say nothing
+
+A floor is the time that the operations of a program, or its bytes, would take at the best rate that
+matrix products and copies reach here. The parts of an iteration are timed in turn, warm, and until
+their result is there, on one device.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from m3po_jax.cli import command_line
+from m3po_jax.config import ConfigError, from_config_dict
+from m3po_jax.config_validation import validate
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    """Checks settings and flags before the slow imports, then measures and prints."""
+    config = from_config_dict(FLAGS.config)
+    validate(config)
+    path = None if FLAGS.json in (None, "-") else pathlib.Path(FLAGS.json).absolute()
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise ConfigError(f"--json={FLAGS.json} cannot be written: name a file in a folder that is")
+    if FLAGS.compile_cache:
+        command_line.use_compile_cache()
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", FLAGS.compile_cache)
+    from m3po_jax.benchmark import measure, table
+
+    record = measure.benchmark(config, repetitions=FLAGS.repetitions, clock=FLAGS.clock)
+    text = json.dumps(record, indent=1)
+    if path is not None:
+        path.write_text(text + "\n", encoding="utf-8")
+    print(text if FLAGS.json == "-" else table.table(record))
+
+
+def run() -> None:
+    """Entry point of the command."""
+    command_line.define_config_flag()
+    flags.DEFINE_string("json", None, "File of all numbers.")
+    flags.DEFINE_integer("repetitions", 7, "Rounds of timing.", lower_bound=1)
+    flags.DEFINE_enum("clock", "wall", ["wall", "cpu"], "What counts as time.")
+    flags.DEFINE_bool("compile_cache", False, "Take compiled programs from the cache.")
+    flags.mark_flag_as_required("config")
+    command_line.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    run()

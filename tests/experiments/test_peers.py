@@ -1,0 +1,64 @@
+"""Timing two processes in turn, with stand-ins for both."""
+
+import csv
+import pathlib
+import sys
+
+import pytest
+
+from experiments.peers import run, turns
+
+HERE = pathlib.Path(turns.__file__).parent
+WORKER = """
+import sys, time, turns
+def program():
+    begin = time.process_time()
+    while time.process_time() < begin + float(sys.argv[1]):
+        pass
+turns.serve({"a": program, "b": program}, lambda result: None)
+"""
+
+
+def command(seconds):
+    return [sys.executable, "-c", WORKER, str(seconds)]
+
+
+def test_the_ratio_is_their_time_over_ours(tmp_path):
+    with (
+        turns.worker(command(0.01), HERE) as ours,
+        turns.worker(command(0.03), HERE) as theirs,
+    ):
+        rows = turns.compare(ours, theirs, [("a", "b"), ("b", "a")], rounds=3, calls=1)
+    assert [(row["ours"], row["theirs"]) for row in rows] == [("a", "b"), ("b", "a")]
+    for row in rows:
+        assert float(row["our_seconds"]) >= 0.01 and float(row["their_seconds"]) >= 0.03
+        assert float(row["times_faster_min"]) <= float(row["times_faster"])
+        # On a busy machine the wall clock counts what others do too.
+        assert turns.ONE_CORE is False or 2.0 < float(row["times_faster"]) < 4.0
+    turns.write(tmp_path / "a" / "rows.csv", rows)
+    with (tmp_path / "a" / "rows.csv").open() as file:
+        assert [row["ours"] for row in csv.DictReader(file)] == ["a", "b"]
+
+
+def test_a_worker_that_ends_is_an_error():
+    with (
+        pytest.raises(SystemExit, match="ended"),
+        turns.worker([sys.executable, "-c", "print('no')"], HERE),
+    ):
+        pass
+
+
+def test_absent_peers_are_skipped_with_a_message(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["run", f"--brax={sys.executable}", f"--out={tmp_path}"])
+    monkeypatch.setattr(turns, "missing", lambda what, *_: f"{what} is skipped: for a test")
+    run.main()
+    out = capsys.readouterr().out
+    assert "tdmpc2-jax is skipped" in out and "Brax's PPO is skipped" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_why_a_peer_is_missing():
+    here = pathlib.Path(sys.executable)
+    assert turns.missing("P", here, "json", HERE) is None
+    assert "no_such_module" in str(turns.missing("P", here, "no_such_module", HERE))
+    assert "does not exist" in str(turns.missing("P", HERE / "none", "json", HERE))
