@@ -58,7 +58,7 @@ def _experiment(num_tasks: int = 1, **sizes: int) -> Any:
     ]
     env = MultiTaskEnv(tasks)
     networks = make_networks(env.specs, env.action_mask, env.observation_size, config.network)
-    optimizers = state.make_optimizers(config)
+    optimizers = state.make_optimizers(config, iterations=1, transitions=1)
     return loop.Experiment(config, env, networks, optimizers, sharding.choose_devices(config))
 
 

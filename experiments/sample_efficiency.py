@@ -5,10 +5,14 @@ python -m experiments.sample_efficiency [--cores 0 1] [--only PART_OF_A_NAME] [-
 One agent on five tasks of DM Control (3 seeds, 100,000 env steps per task) and one agent per task
 on CartpoleSwingup and PendulumSwingup (5 seeds, 60,000 env steps). All agents have the size `tiny`
 and action repeat 4; both model-based ones have the same batch, planner and number of updates.
+TD-MPC2 has its published step sizes, and in a second form the larger and falling ones of M3PO.
 Writes experiments/results/sample_efficiency.csv, ..._summary.csv and a figure in docs/figures.
 """
 
+from typing import Any
+
 from experiments import curves, runs
+from m3po_jax.config import Config
 
 FIVE = (
     "dmc/CartpoleBalance",
@@ -18,7 +22,13 @@ FIVE = (
     "dmc/ReacherHard",
 )
 SINGLE = {"swingup": "dmc/CartpoleSwingup", "pendulum": "dmc/PendulumSwingup"}
-LABELS = {"m3po": "M3PO", "tdmpc2": "TD-MPC2", "ppo": "PPO"}
+TUNED = "tdmpc2 tuned"
+LABELS = {
+    "m3po": "M3PO",
+    "tdmpc2": "TD-MPC2",
+    TUNED: "TD-MPC2, M3PO's step sizes",
+    "ppo": "PPO",
+}
 TITLES = {
     "swingup": "CartpoleSwingup alone",
     "pendulum": "PendulumSwingup alone",
@@ -34,7 +44,7 @@ def single(agent: str, setting: str, seed: int) -> runs.Run:
         ("train.eval_every", 4_300),
         ("train.checkpoint_every", 30_000),
     )
-    return runs.Run(agent, setting, seed, (SINGLE[setting],), overrides)
+    return _run(agent, setting, seed, (SINGLE[setting],), overrides)
 
 
 def five(agent: str, seed: int) -> runs.Run:
@@ -46,14 +56,30 @@ def five(agent: str, seed: int) -> runs.Run:
         ("train.eval_every", 50_000),
         ("train.checkpoint_every", 50_000),
     )
-    return runs.Run(agent, "five", seed, FIVE, overrides)
+    return _run(agent, "five", seed, FIVE, overrides)
+
+
+def _run(variant: str, setting: str, seed: int, tasks: tuple[str, ...], overrides: Any) -> runs.Run:
+    if variant == TUNED:
+        ours, share = Config().world_model.learning_rate, Config().train.final_learning_rate_scale
+        overrides += (
+            ("world_model.learning_rate", ours),
+            ("train.final_learning_rate_scale", share),
+        )
+    agent = variant.partition(" ")[0]
+    return runs.Run(agent, setting, seed, tasks, overrides, variant=variant)
 
 
 RUNS = [
     *(single("m3po", setting, seed) for seed in range(5) for setting in SINGLE),
-    *(single(agent, "swingup", seed) for seed in range(5) for agent in ("ppo", "tdmpc2")),
-    *(five(agent, seed) for seed in range(3) for agent in LABELS),
-    *(single(agent, "pendulum", seed) for seed in range(5) for agent in ("ppo", "tdmpc2")),
+    *(five(agent, seed) for seed in range(3) for agent in ("m3po", "tdmpc2", "ppo")),
+    *(
+        single(agent, setting, seed)
+        for setting in SINGLE
+        for seed in range(5)
+        for agent in ("ppo", "tdmpc2", TUNED)
+    ),
+    *(five(TUNED, seed) for seed in range(3)),
 ]
 
 

@@ -64,7 +64,7 @@ def model_programs(cfg: Config) -> dict[str, Callable[[], Any]]:
     task: Any = OneTask((spec,))
     masks = np.ones((1, sizes.ACTION), np.float32)
     networks = make_networks((spec,), masks, sizes.OBSERVATION, cfg.network)
-    optimizers = state.make_optimizers(cfg)
+    optimizers = state.make_optimizers(cfg, iterations=1, transitions=1)
     agent = jax.jit(lambda key: state.init_agent(networks, optimizers, key))(jax.random.key(0))
     beta = jnp.full((), 0.1) if cfg.has_bonus else None
     keys = jax.random.split(jax.random.key(1), 4)

@@ -120,7 +120,7 @@ def test_the_command_is_a_training_command():
 
 @pytest.mark.parametrize(
     ("module", "count"),
-    [(sample_efficiency, 39), (parallelism, 36), (ablation, 27), (distractors, 18)],
+    [(sample_efficiency, 52), (parallelism, 36), (ablation, 27), (distractors, 18)],
 )
 def test_every_run_of_the_experiments_is_valid(module, count):
     import importlib

@@ -67,7 +67,7 @@ def config_of(num_devices, fsdp):
 def test_an_optimizer_in_parts_does_what_it_does_as_a_whole(frozen, scale, key):
     cfg = Config()
     cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, frozen=frozen))
-    optimizer = make_optimizers(cfg).world_model
+    optimizer = make_optimizers(cfg, iterations=1, transitions=1).world_model
     mesh = sharding.choose_devices(config_of(4, PARTS))
 
     def spec(x):
