@@ -97,7 +97,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerow(row)
         return
-    rows = []
+    rows: list[dict[str, str]] = []
     for placement in PLACEMENTS:
         print(f"{placement} ...", flush=True)
         command = [sys.executable, "-m", "experiments.placement", "--one", placement]

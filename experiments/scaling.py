@@ -21,7 +21,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "scaling.csv"
@@ -244,7 +244,7 @@ def draw(rows: list[dict[str, str]], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _key(row: dict[str, Any]) -> tuple[int, int]:
+def _key(row: Mapping[str, Any]) -> tuple[int, int]:
     return int(row["devices"]), int(row["fsdp_devices"])
 
 
