@@ -138,11 +138,13 @@ class Load:
 
     Attributes:
         num_envs: Environments of each task.
+        replay_round: Windows of a batch in which each task comes as often as its weight says.
         transitions: Agent steps of one unroll over all environments.
         env_steps: Simulator steps of one unroll, action repeats counted.
     """
 
     num_envs: tuple[int, ...]
+    replay_round: int
     transitions: int
     env_steps: int
 
@@ -212,11 +214,12 @@ def device_conflict(config: Config, num_devices: int) -> str | None:
                 f"not split over {num_devices} devices (train.num_devices); "
                 f"nearest: {_nearest_multiple(count, num_devices)}"
             )
-    size, unit = config.world_model.batch_size, len(config.tasks) * num_devices
+    size, unit = config.world_model.batch_size, load.replay_round * num_devices
     if config.has_model and size % unit:
         return (
             f"config.world_model.batch_size = {size} does not split over {len(config.tasks)} tasks "
-            f"on {num_devices} devices (train.num_devices); "
+            f"(replay_weight {load.replay_round} in all) on {num_devices} devices "
+            "(train.num_devices); "
             f"nearest: {_nearest_multiple(size, unit)}"
         )
     samples = {"policy": _samples(config, load), "critic": load.transitions}
@@ -270,7 +273,7 @@ def task_load(config: Config) -> Load:
         raise _error(
             "tasks", config.tasks, "names no task; give at least one, as ('toy/PointReachA',)"
         )
-    num_envs, repeats, seen = [], [], set()
+    num_envs, repeats, weights, seen = [], [], [], set()
     for index, name in enumerate(config.tasks):
         try:
             request = registry.parse_task(name)
@@ -280,10 +283,11 @@ def task_load(config: Config) -> Load:
             raise _error(f"tasks[{index}]", name, "comes twice; name each environment once")
         seen.add(request.name)
         num_envs.append(int(request.options.get("num_envs", config.env.num_envs)))
+        weights.append(int(request.options.get("replay_weight", 1)))
         repeats.append(int(request.options.get("action_repeat", config.env.action_repeat)))
     length = config.env.unroll_length
     env_steps = length * sum(n * repeat for n, repeat in zip(num_envs, repeats, strict=True))
-    return Load(tuple(num_envs), length * sum(num_envs), env_steps)
+    return Load(tuple(num_envs), sum(weights), length * sum(num_envs), env_steps)
 
 
 def _error(key: str, value: Any, text: str) -> ConfigError:
@@ -384,11 +388,12 @@ def _check_model_data(config: Config, load: Load) -> None:
                 f"is over env.unroll_length = {unroll}; give at most {unroll}, or longer unrolls",
             )
     batch_size = config.world_model.batch_size
-    if batch_size < len(config.tasks):
+    if batch_size < load.replay_round:
         raise _error(
             "world_model.batch_size",
             batch_size,
-            f"leaves out some of {len(config.tasks)} tasks; give at least {len(config.tasks)}",
+            f"leaves out some of {len(config.tasks)} tasks (replay_weight {load.replay_round} in "
+            f"all); give at least {load.replay_round}",
         )
     if config.replay.capacity < load.transitions:
         raise _error(

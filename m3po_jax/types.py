@@ -30,6 +30,7 @@ class TaskSpec:
         action_repeat: Simulator control steps per agent step.
         discount: Discount per agent step.
         can_terminate: Whether an episode can end by termination (not by time).
+        replay_weight: How many windows of the task are replayed for one of a task of weight 1.
     """
 
     name: str
@@ -39,6 +40,7 @@ class TaskSpec:
     action_repeat: int
     discount: float
     can_terminate: bool
+    replay_weight: int = 1
 
 
 def action_masks(specs: Sequence[TaskSpec]) -> np.ndarray:

@@ -119,6 +119,10 @@ def test_something_that_is_no_config_is_refused():
         (make(planner__horizon=9), ["planner.horizon", "9", "env.unroll_length = 8"]),
         (make(world_model__horizon=9), ["world_model.horizon", "9", "env.unroll_length = 8"]),
         (make(world_model__batch_size=1), ["world_model.batch_size", "1", "2 tasks"]),
+        (
+            make(tasks=(TOY[0], "toy/PointReachB?replay_weight=200")),
+            ["world_model.batch_size", "128", "give at least 201"],
+        ),
         (make(world_model__value_target="lamda"), ["value_target", "'lamda'", "lambda"]),
         (make(policy__objective="pathwize"), ["policy.objective", "pathwise"]),
         (make(policy__trust_region="off"), ["policy.trust_region", "'off'", "none"]),
@@ -205,7 +209,7 @@ def test_task_options_count_in_the_load():
     tree = make(tasks=("toy/PointReachA?num_envs=2&action_repeat=1", "toy/PointReachB"))
     load = config_validation.task_load(config_lib.from_config_dict(tree))
     # 8 steps of 2 and 8 environments; 1 and 4 simulator steps each
-    assert load == config_validation.Load((2, 8), 80, 8 * (2 * 1 + 8 * 4))
+    assert load == config_validation.Load((2, 8), 2, 80, 8 * (2 * 1 + 8 * 4))
 
 
 @pytest.mark.parametrize("name", ["brax8", "classic", "dmc25", "mixed20", "toy"])

@@ -150,7 +150,12 @@ def _replay_sample(experiment: Experiment) -> Part:
 
     def sample(replay: buffer.ReplayState, key: jax.Array) -> Any:
         return buffer.sample(
-            replay, key, batch_size=cfg.batch_size, window=cfg.horizon, layout=env.layout
+            replay,
+            key,
+            batch_size=cfg.batch_size,
+            window=cfg.horizon,
+            layout=env.layout,
+            weights=env.replay_weights,
         )
 
     return Part(

@@ -72,6 +72,7 @@ class MultiTaskEnv:
         action_mask: `[K, A]` float32, 1 where the task has that action.
         discount: `[K]` float32 discount per agent step.
         episode_length: `[K]` int32 agent steps until truncation.
+        replay_weights: Weight of each task in replay.
         environments: One of each task, not batched.
     """
 
@@ -114,6 +115,7 @@ class MultiTaskEnv:
         self.action_mask = types.action_masks(self.specs)
         self.discount = np.array([spec.discount for spec in self.specs], np.float32)
         self.episode_length = np.array([spec.episode_length for spec in self.specs], np.int32)
+        self.replay_weights = tuple(spec.replay_weight for spec in self.specs)
         self.environments = tuple(task.environment for task in tasks)
 
     def resized(self, num_envs: int) -> "MultiTaskEnv":

@@ -68,6 +68,7 @@ _COMMON_OPTIONS: dict[str, tuple[Callable[[str], OptionValue], str]] = {
     "episode_length": (_positive_int, "a positive whole number (control steps)"),
     "discount": (_discount, "a number between 0 and 1, both excluded"),
     "distractors": (_positive_int, "a positive whole number (observation dims)"),
+    "replay_weight": (_positive_int, "a positive whole number"),
 }
 # Of tasks whose observation can be a dictionary.
 _OBSERVATION = "observation"
@@ -79,8 +80,9 @@ def parse_task(name: str) -> TaskRequest:
     Args:
         name: `suite/Name?key=value&key=value`. Options of every task: `num_envs`,
             `action_repeat`, `episode_length` (control steps), `discount`, `distractors` (irrelevant
-            observation dims to append); of Brax also `backend`, of DM Control and Playground also
-            `impl`, of Playground and a user's own also `observation` (key in a dictionary).
+            observation dims to append), `replay_weight` (windows in a batch for one of a task of
+            weight 1); of Brax also `backend`, of DM Control and Playground also `impl`, of
+            Playground and a user's own also `observation` (key in a dictionary).
 
     Returns:
         The request.
@@ -266,6 +268,7 @@ def make(tasks: Sequence[str], env_cfg: config.EnvConfig) -> "multitask.MultiTas
                 episode_length=request.options.get("episode_length"),
                 discount=request.options.get("discount"),
                 distractors=request.options.get("distractors", 0),
+                replay_weight=request.options.get("replay_weight", 1),
             )
             for request in requests
         ]

@@ -32,6 +32,7 @@ def as_task(
     episode_length: int | None = None,
     discount: float | None = None,
     distractors: int = 0,
+    replay_weight: int = 1,
 ) -> Task:
     """Wraps one environment of the simulator as a task of the agent.
 
@@ -43,6 +44,7 @@ def as_task(
         episode_length: Control steps until truncation; the environment's own if not given.
         discount: Discount per agent step; `default_discount` if not given.
         distractors: Irrelevant observation dims to append.
+        replay_weight: See `TaskSpec`.
 
     Returns:
         The task, with the action repeat applied.
@@ -65,6 +67,7 @@ def as_task(
         action_repeat=action_repeat,
         discount=default_discount(length) if discount is None else discount,
         can_terminate=environment.can_terminate,
+        replay_weight=replay_weight,
     )
     return Task(spec=spec, environment=repeated, num_envs=num_envs)
 

@@ -6,6 +6,7 @@ cursor, so that the environment axis can be sharded as it is.
 Spread over devices, each holds the buffer of its own environments and draws windows from it alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -134,15 +135,16 @@ def sample(
     batch_size: int,
     window: int,
     layout: BatchLayout,
+    weights: Sequence[int] | None = None,
     axis_name: tuple[str, ...] = (),
 ) -> Window:
-    """Draws windows of consecutive steps, uniformly over tasks, then environments, then starts.
+    """Draws windows of consecutive steps, by task, then uniformly over environments and starts.
 
-    Tasks are stratified: each gets `batch_size // K` windows, and the remainder goes to distinct
-    random tasks. Windows lie in task order 0, 1, ..., K-1, 0, 1, ..., so that contiguous
-    minibatches are balanced as well. Of the n windows of a task with N environments, window j falls
-    into `[j N / n, (j + 1) N / n)`, so environments are stratified too, and each device's windows
-    come from its own environments. No window crosses the write head.
+    Tasks are stratified: windows lie in rounds 0, 1, ..., K-1, 0, 1, ..., in each of which a task
+    of weight w comes w times, so that contiguous minibatches are balanced as well; the rest of
+    `batch_size` goes to random places of a round. Of the n windows of a task with N environments,
+    window j falls into `[j N / n, (j + 1) N / n)`, so environments are stratified too, and each
+    device's windows come from its own environments. No window crosses the write head.
 
     Args:
         state: Buffer of B environments, those of this device.
@@ -150,6 +152,7 @@ def sample(
         batch_size: Windows drawn over all tasks and devices.
         window: Steps W of a window, at most C.
         layout: Order of the environments of this device along the axis B.
+        weights: Windows of each task in a round, whole numbers from 1; one of each if not given.
         axis_name: Mesh axes over which environments and windows are spread.
 
     Returns:
@@ -167,7 +170,8 @@ def sample(
     if not 1 <= window <= capacity:
         raise ValueError(f"A window of {window} steps must lie in [1, {capacity}].")
     task_key, row_key = jax.random.split(key)
-    task_id, stratum, strata = _strata(task_key, batch_size, len(num_envs), axis_name)
+    weights = (1,) * len(num_envs) if weights is None else tuple(weights)
+    task_id, stratum, strata = _strata(task_key, batch_size, weights, axis_name)
     keys = rows.keys(row_key, rows.numbers(task_id.size, axis_name))
     env_keys, start_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     here = jnp.asarray(num_envs, jnp.int32)[task_id]
@@ -218,26 +222,29 @@ def num_bytes(state: ReplayState) -> int:
 
 
 def _strata(
-    key: chex.PRNGKey, batch_size: int, num_tasks: int, axis_name: tuple[str, ...]
+    key: chex.PRNGKey, batch_size: int, weights: tuple[int, ...], axis_name: tuple[str, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Task, stratum of its environments and number of such strata of each window here.
 
-    Whole rounds of all tasks, of which the r-th falls into the r-th stratum, then distinct random
-    tasks, which draw from all of their environments.
+    Whole rounds, of which the r-th falls into the r-th part of the environments, then random places
+    of a round, which draw from all environments of their tasks.
     """
-    rounds, extra = divmod(batch_size, num_tasks)
+    place = [(k, i) for i in range(max(weights)) for k, w in enumerate(weights) if i < w]
+    tasks, nth = jnp.asarray(place, jnp.int32).T
+    rounds, extra = divmod(batch_size, tasks.size)
     devices = jax.lax.axis_size(axis_name)
     if devices > 1 and (extra or rounds % devices):
         raise ValueError(
-            f"{batch_size} windows of {num_tasks} tasks do not split over {devices} devices; their "
-            f"number must be a multiple of {num_tasks * devices}."
+            f"{batch_size} windows in rounds of {tasks.size} do not split over {devices} devices; "
+            f"their number must be a multiple of {tasks.size * devices}."
         )
-    tasks = jnp.arange(num_tasks, dtype=jnp.int32)
+    weight = jnp.asarray(weights, jnp.int32)
     task_id = jnp.tile(tasks, rounds // devices)
-    stratum = rows.numbers(task_id.size, axis_name) // num_tasks
-    strata = jnp.full_like(stratum, max(rounds, 1))
+    here = rows.numbers(task_id.size, axis_name) // tasks.size
+    stratum = here * weight[task_id] + jnp.tile(nth, rounds // devices)
+    strata = max(rounds, 1) * weight[task_id]
     if extra:
-        distinct = jax.random.permutation(key, tasks)[:extra]
+        distinct = tasks[jax.random.permutation(key, tasks.size)[:extra]]
         task_id = jnp.concatenate([task_id, distinct])
         stratum = jnp.concatenate([stratum, jnp.zeros_like(distinct)])
         strata = jnp.concatenate([strata, jnp.ones_like(distinct)])

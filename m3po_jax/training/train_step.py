@@ -302,6 +302,7 @@ def replay_update(
         batch_size=cfg.world_model.batch_size,
         window=cfg.world_model.horizon,
         layout=env.layout,
+        weights=env.replay_weights,
         axis_name=env.axis_name,
     )
     discount = jnp.asarray(env.discount)[window.task_id]

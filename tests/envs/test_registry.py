@@ -62,6 +62,7 @@ def test_parse_reads_typed_options():
         ("brax/ant?num_env=3", ["brax/ant", "'num_env'", "num_envs"]),
         ("brax/ant?num_envs=3.5", ["num_envs='3.5'", "positive whole number"]),
         ("brax/ant?num_envs=0", ["num_envs='0'", "positive whole number"]),
+        ("brax/ant?replay_weight=0.5", ["replay_weight='0.5'", "positive whole number"]),
         ("brax/ant?discount=1", ["discount='1'", "between 0 and 1"]),
         ("brax/ant?discount=nan", ["discount='nan'", "between 0 and 1"]),
         ("brax/ant?num_envs", ["'num_envs'", "key=value"]),
@@ -104,7 +105,8 @@ def test_make_applies_settings_and_options():
     env = registry.make(
         [
             "toy/PointReachA",
-            "toy/TerminatingPole?num_envs=3&action_repeat=1&episode_length=31&discount=0.9",
+            "toy/TerminatingPole?num_envs=3&action_repeat=1&episode_length=31&discount=0.9"
+            "&replay_weight=2",
         ],
         config.EnvConfig(num_envs=5, action_repeat=4),
     )
@@ -115,7 +117,7 @@ def test_make_applies_settings_and_options():
     # 50 control steps in blocks of 4, the last of them cut in the count only.
     assert (first.episode_length, first.action_repeat) == (13, 4)
     assert (second.episode_length, second.action_repeat) == (31, 1)
-    assert second.discount == 0.9
+    assert second.discount == 0.9 and env.replay_weights == (1, 2)
     assert (first.can_terminate, second.can_terminate) == (False, True)
 
 

@@ -106,6 +106,22 @@ def test_windows_are_consecutive_and_never_cross_the_write_head(key, num_unrolls
     np.testing.assert_array_equal(np.ptp(windows.observation[..., 0], axis=0), 0.0)
 
 
+def test_weights_are_the_shares_of_the_tasks_in_every_round(key):
+    weights, rounds = (2, 1, 3), 512
+    windows = buffer.sample(
+        filled(4), key, batch_size=6 * rounds + 2, window=3, layout=LAYOUT, weights=weights
+    )
+    task_id = np.asarray(windows.task_id)
+    np.testing.assert_array_equal(task_id[:-2], np.tile([0, 1, 2, 0, 2, 2], rounds))
+    env = np.asarray(windows.observation[0, :, 0]).astype(int)
+    np.testing.assert_array_equal(TASK_OF_ENV[env], task_id)
+    counts = np.bincount(env[:-2])
+    for task, size in enumerate(NUM_ENVS):
+        # Windows of a task go through its environments in turn: up to one window at each end.
+        own = counts[task == TASK_OF_ENV]
+        assert np.all(np.abs(own - weights[task] * rounds / size) <= 2.0)
+
+
 def test_every_field_comes_from_the_same_step(key):
     windows = sample(filled(4), key, batch_size=512, window=3)
     env, time = (np.asarray(windows.observation[..., i]) for i in (0, 1))
