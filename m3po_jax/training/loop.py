@@ -1,5 +1,6 @@
 """The run: compile, train, evaluate, write down, save; and evaluation of a saved run."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import os
@@ -41,6 +42,7 @@ _SUMMED = ("rollout/episodes", "rollout/faults", SKIPPED)
 # Evaluations draw from a stream of their own, which training never touches.
 _EVALUATION_STREAM = 0x5EED
 _MODEL_ERROR_STREAM = 0xE4404
+Step = Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +129,23 @@ class Evaluator:
         self._env = experiment.env.resized(-(-episodes // devices) * devices)
         self._programs: dict[str, jax.stages.Compiled] = {}
 
-    def compile(self, agent: AgentState, *, policy: str) -> None:
-        """Compiles the program for `policy`, if that is still to be done."""
-        if policy not in self._programs:
-            mesh, _, networks, _, cfg = self._experiment.parts
-            play = sharding.shard_evaluate(mesh, self._env, networks, cfg, policy=policy)
-            self._programs[policy] = play.lower(agent, jax.random.key(0)).compile()
+    def prepare(self, agent: AgentState, *, policy: str) -> Callable[[], None]:
+        """Traces the program for `policy`; the result compiles it, if that is still to be done."""
+        if policy in self._programs:
+            return lambda: None
+        mesh, _, networks, _, cfg = self._experiment.parts
+        play = sharding.shard_evaluate(mesh, self._env, networks, cfg, policy=policy)
+        lowered = play.lower(agent, jax.random.key(0))
+
+        def compile_it() -> None:
+            self._programs[policy] = lowered.compile()
+
+        return compile_it
 
     def __call__(self, agent: AgentState, *, policy: str, seed: int) -> dict[str, Any]:
         """Returns `policy`, `tasks` and the scores over all tasks (see README)."""
         key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
-        self.compile(agent, policy=policy)
+        self.prepare(agent, policy=policy)()
         result: Episodes = jax.device_get(self._programs[policy](agent, key))
         tasks = {}
         for index, spec in enumerate(self._env.specs):
@@ -279,7 +287,8 @@ class _Run:
         self._progress = progress
         self._began = time.monotonic()
         self._logged = self._began
-        self._model_errors = sharding.shard_model_errors(*experiment.parts[:3])
+        errors: Any = sharding.shard_model_errors(*experiment.parts[:3])
+        self._model_errors = errors
         progress.say(_description(experiment))
         restored = checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:
@@ -292,7 +301,9 @@ class _Run:
             # seed is an argument, so that all seeds share the compiled program.
             init = sharding.shard_init(*experiment.parts)
             start = functools.partial(init, jax.random.key(config.seed))
-            self._state: TrainState = self._timed("the start state", start)
+            progress.say("Compiling the start state ...")
+            self._state: TrainState = jax.block_until_ready(self._timed("the start state", start))
+            processes.wait_for_all("the start state")
             self._iteration, self._wall_before = 0, 0.0
         else:
             self._state, meta = restored
@@ -327,13 +338,12 @@ class _Run:
         if self._iteration == 0:
             # From here on a run without a checkpoint is a damaged one.
             self._save()
+        if self.finished:
+            self._evaluate(evaluator)
+            return
+        step = self._compile(evaluator, debug=debug)
         if self.lacks_evaluation:
             self._evaluate(evaluator)
-        if self.finished:
-            return
-        step = self._checked_step() if debug else self._compiled_step()
-        # Before the first step, so that a stop never waits for this.
-        self._timed("the evaluation", functools.partial(self._compile_evaluation, evaluator))
         stopping = processes.any_of(stop())
         pending: list[dict[str, jax.Array]] = []
         while not (self.finished or stopping):
@@ -367,27 +377,41 @@ class _Run:
         before = self.env_steps - self._experiment.env_steps_per_iteration
         return self.finished or (before >= 0 and _crosses(before, self.env_steps, every))
 
-    def _compiled_step(self) -> Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]:
-        lowered = sharding.shard_train_step(*self._experiment.parts).lower(self._state)
-        return self._timed("the training step", lowered.compile)
-
-    def _checked_step(self) -> Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]:
-        """The step with its assertions; it keeps the state before, so nothing is donated."""
-        step = jax.jit(checks.checked(make_train_step(*self._experiment.parts[1:])))
-        compiled = self._timed("the training step with assertions", step.lower(self._state).compile)
-
-        def run(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
-            error, result = compiled(state)
-            if (what := error.get()) is not None:
-                self._faults.end(self._iteration, state, self._meta(), what)
-            return result
-
-        return run
-
-    def _compile_evaluation(self, evaluator: Evaluator) -> None:
+    def _compile(self, evaluator: Evaluator, *, debug: bool) -> Step:
+        """Compiles all that training needs before the first step, so that no stop waits for it."""
         policy = self._experiment.config.train.eval_policy
-        evaluator.compile(self._state.agent, policy=policy)
-        self._measure_model()
+        agent, replay = self._state.agent, self._state.replay
+        self._progress.say("Tracing the programs of training and evaluation ...")
+        train_step: Any = sharding.shard_train_step(*self._experiment.parts)
+        if debug:
+            # It keeps the state before, so nothing is donated.
+            train_step = jax.jit(checks.checked(make_train_step(*self._experiment.parts[1:])))
+        programs: dict[str, Callable[[], Any]] = {
+            "the training step": train_step.lower(self._state).compile,
+            "the evaluation": evaluator.prepare(agent, policy=policy),
+        }
+        if self._experiment.config.has_model:
+            key = jax.random.key(0)
+            programs["the model's errors"] = self._model_errors.lower(agent, replay, key).compile
+        self._progress.say(f"Compiling {len(programs)} programs: {', '.join(programs)} ...")
+        # XLA compiles outside of Python's lock. Processes that run together go in one order.
+        workers = len(programs) if jax.process_count() == 1 else 1
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            results = pool.map(self._timed, programs, programs.values())
+            compiled = dict(zip(programs, results, strict=True))
+        processes.wait_for_all("compiling")
+        self._model_errors = compiled.get("the model's errors", self._model_errors)
+        step = compiled["the training step"]
+        return functools.partial(self._checked, step) if debug else step
+
+    def _checked(
+        self, step: Callable[[TrainState], Any], state: TrainState
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """A step with its assertions; the first that fails ends the run."""
+        error, result = step(state)
+        if (what := error.get()) is not None:
+            self._faults.end(self._iteration, state, self._meta(), what)
+        return result
 
     def _measure_model(self) -> dict[str, Any]:
         """The key `model_error` of eval.jsonl; nothing without a world model."""
@@ -447,11 +471,9 @@ class _Run:
     def _wall_seconds(self) -> float:
         return self._wall_before + time.monotonic() - self._began
 
-    def _timed(self, what: str, call: Callable[[], Any]) -> Any:
-        self._progress.say(f"Compiling {what} ...")
+    def _timed(self, what: str, compile_it: Callable[[], Any]) -> Any:
         start = time.monotonic()
-        result = jax.block_until_ready(call())
-        processes.wait_for_all(what)
+        result = compile_it()
         self._progress.say(f"Compiled {what} in {time.monotonic() - start:.0f} s.")
         return result
 
