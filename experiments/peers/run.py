@@ -55,24 +55,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    nowhere = pathlib.Path("(no --tdmpc2 or --brax given)")
-    parser.add_argument("--tdmpc2", type=pathlib.Path, default=nowhere, help="a Python")
-    parser.add_argument("--tdmpc2_source", type=pathlib.Path, default=nowhere, help="a folder")
-    parser.add_argument("--brax", type=pathlib.Path, default=nowhere, help="a Python")
+    parser.add_argument("--tdmpc2", type=pathlib.Path, help="a Python")
+    parser.add_argument("--tdmpc2_source", type=pathlib.Path, default=HERE, help="a folder")
+    parser.add_argument("--brax", type=pathlib.Path, help="a Python")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="folder of the CSVs")
     given = parser.parse_args()
-    reason = turns.missing("tdmpc2-jax", given.tdmpc2, "tdmpc2_jax.tdmpc2", given.tdmpc2_source)
-    if reason is None:
-        rows = tdmpc2(given.tdmpc2, given.tdmpc2_source, rounds=given.rounds)
+    source = given.tdmpc2_source
+    if turns.available("tdmpc2-jax", given.tdmpc2, "tdmpc2_jax.tdmpc2", source):
+        rows = tdmpc2(given.tdmpc2, source, rounds=given.rounds)
         turns.write(given.out / "peers_tdmpc2.csv", rows)
-    else:
-        print(reason)
-    reason = turns.missing("Brax's PPO", given.brax, "brax.training.agents.ppo.train", HERE)
-    if reason is None:
+    if turns.available("Brax's PPO", given.brax, "brax.training.agents.ppo.train", HERE):
         turns.write(given.out / "peers_brax.csv", brax(given.brax, rounds=given.rounds))
-    else:
-        print(reason)
 
 
 if __name__ == "__main__":

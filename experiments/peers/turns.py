@@ -122,19 +122,20 @@ def write(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
 
 
-def missing(what: str, python: pathlib.Path, module: str, folder: pathlib.Path) -> str | None:
-    """Why the peer cannot be run, or None."""
-    if not python.exists():
-        return f"{what} is skipped: {python} does not exist"
+def available(what: str, python: pathlib.Path | None, module: str, folder: pathlib.Path) -> bool:
+    """Whether this Python imports the peer's module; says why not."""
+    if python is None or not python.exists():
+        print(f"{what} is skipped: no Python for it ({python}); --help says how to get one")
+        return False
     test = subprocess.run(
         [str(python), "-c", f"import {module}"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(folder)},
     )
-    if test.returncode == 0:
-        return None
-    return f"{what} is skipped: {test.stderr.strip().splitlines()[-1]}"
+    if test.returncode != 0:
+        print(f"{what} is skipped: {test.stderr.strip().splitlines()[-1]}")
+    return test.returncode == 0
 
 
 def _say(message: Mapping[str, Any]) -> None:

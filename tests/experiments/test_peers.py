@@ -49,16 +49,17 @@ def test_a_worker_that_ends_is_an_error():
 
 
 def test_absent_peers_are_skipped_with_a_message(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["run", f"--brax={sys.executable}", f"--out={tmp_path}"])
-    monkeypatch.setattr(turns, "missing", lambda what, *_: f"{what} is skipped: for a test")
+    flags = ["--tdmpc2=no/python", f"--out={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["run", *flags])
     run.main()
     out = capsys.readouterr().out
-    assert "tdmpc2-jax is skipped" in out and "Brax's PPO is skipped" in out
+    assert "tdmpc2-jax is skipped: no Python for it (no/python)" in out
+    assert "Brax's PPO is skipped: no Python for it (None)" in out
     assert not list(tmp_path.iterdir())
 
 
-def test_why_a_peer_is_missing():
+def test_whether_a_peer_can_be_imported(capsys):
     here = pathlib.Path(sys.executable)
-    assert turns.missing("P", here, "json", HERE) is None
-    assert "no_such_module" in str(turns.missing("P", here, "no_such_module", HERE))
-    assert "does not exist" in str(turns.missing("P", HERE / "none", "json", HERE))
+    assert turns.available("P", here, "json", HERE)
+    assert not turns.available("P", here, "no_such_module", HERE)
+    assert "P is skipped: " in (out := capsys.readouterr().out) and "no_such_module" in out
