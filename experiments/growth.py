@@ -74,25 +74,10 @@ def _seconds(experiment: Any, names: Sequence[str]) -> dict[str, float]:
     for part in parts.make_parts(experiment):
         if part.name in names:
             calls[part.name] = part.calls
-            programs[part.name] = _program(part, state)
+            programs[part.name] = parts.compile_part(part, state)[1]
     kind = "cpu" if clock.cores() == 1 and jax.default_backend() == "cpu" else "wall"
     seconds = clock.seconds_in_turn(programs, repetitions=REPETITIONS, clock=kind)
     return {name: statistics.median(x) / calls[name] for name, x in seconds.items()}
-
-
-def _program(part: Any, state: Any) -> Callable[[], Any]:
-    import jax
-    import jax.numpy as jnp
-
-    carry, inputs = jax.tree.map(jnp.copy, (part.start(state), part.inputs(state)))
-    compiled = jax.jit(part.run, donate_argnums=0).lower(carry, inputs, state.key).compile()
-    kept = [carry]
-
-    def run() -> Any:
-        kept[0] = compiled(kept[0], inputs, state.key)
-        return kept[0]
-
-    return run
 
 
 def over_environments() -> list[Row]:

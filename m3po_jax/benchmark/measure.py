@@ -13,7 +13,12 @@ import jax.numpy as jnp
 
 from m3po_jax.benchmark import clock as clocks
 from m3po_jax.benchmark.costs import Cost, cost_of
-from m3po_jax.benchmark.parts import Part, make_parts, updates_per_iteration
+from m3po_jax.benchmark.parts import (
+    Part,
+    compile_part,
+    make_parts,
+    updates_per_iteration,
+)
 from m3po_jax.config import Config
 from m3po_jax.training import loop, sharding
 from m3po_jax.training.state import TrainState
@@ -63,12 +68,14 @@ class _Bench:
         self.parts = make_parts(experiment)
         self._compile_seconds: dict[str, float] = {}
         self._costs: dict[str, Cost] = {}
-        init = sharding.shard_init(*experiment.parts)
-        start = self._compile("start_state", init, jax.random.key(experiment.config.seed))
-        step = sharding.shard_train_step(*experiment.parts)
-        state = start(jax.random.key(experiment.config.seed))
-        updates = updates_per_iteration(experiment)
-        self._step = self._compile("whole_step", step, state, trips=float(updates))
+        key = jax.random.key(experiment.config.seed)
+        begin = time.monotonic()
+        init = sharding.shard_init(*experiment.parts).lower(key).compile()
+        state = self._compiled("start_state", init, begin)(key)
+        begin = time.monotonic()
+        step = sharding.shard_train_step(*experiment.parts).lower(state).compile()
+        updates = float(updates_per_iteration(experiment))
+        self._step = self._compiled("whole_step", step, begin, trips=updates)
         self._state: TrainState = self._ready(state)
 
     def whole_step(self) -> Any:
@@ -78,18 +85,10 @@ class _Bench:
 
     def program(self, part: Part) -> Callable[[], Any]:
         """Compiles the part; the result starts what an iteration does of it."""
-        # Copies, because the whole step takes (donates) the state from which they come.
-        carry, inputs = jax.tree.map(jnp.copy, (part.start(self._state), part.inputs(self._state)))
-        run = jax.jit(part.run, donate_argnums=0)
-        compiled = self._compile(part.name, run, carry, inputs, self._state.key)
-        key = jax.random.fold_in(jax.random.key(0), 1)
-        kept = [carry]
-
-        def start() -> Any:
-            kept[0] = compiled(kept[0], inputs, key)
-            return kept[0]
-
-        return start
+        begin = time.monotonic()
+        compiled, run = compile_part(part, self._state)
+        self._compiled(part.name, compiled, begin)
+        return run
 
     def record(self, seconds: dict[str, list[float]], rates: dict[str, float]) -> _Record:
         """Times beside floors, and the whole beside the sum of its parts."""
@@ -130,11 +129,10 @@ class _Bench:
             "process_peak_bytes": _process_peak_bytes(),
         }
 
-    def _compile(
-        self, name: str, function: Any, *args: Any, trips: float = 1.0
+    def _compiled(
+        self, name: str, compiled: jax.stages.Compiled, begin: float, *, trips: float = 1.0
     ) -> jax.stages.Compiled:
-        begin = time.monotonic()
-        compiled: jax.stages.Compiled = function.lower(*args).compile()
+        """Notes how long it took since `begin`, and what the program costs."""
         self._compile_seconds[name] = time.monotonic() - begin
         self._costs[name] = cost_of(compiled, trips=trips)
         return compiled
