@@ -9,7 +9,7 @@ M3PO on three tasks at once: CartpoleBalance, CartpoleSwingup, ReacherEasy (MuJo
   2. train into runs/classic, or go on with the run there
   3. evaluate the trained agent
   4. write a report with all curves, a page for the browser
-On 2 CPU cores this takes up to 25 minutes. Stop it with Ctrl-C at any time; run it again to go on.
+On 2 CPU cores this takes about 25 minutes. Stop it with Ctrl-C at any time; run it again to go on.
 TEXT
 
 # shellcheck source=launch/setup_env.sh
