@@ -169,7 +169,6 @@ def test_a_run_of_four_devices_goes_on_on_one_and_on_eight(tmp_path, cache):
             )
 
 
-@pytest.mark.slow
 def test_a_simulator_on_two_devices_by_task(tmp_path, cache):
     tasks = ("toy/PointReachA", "brax/inverted_pendulum")
     flags = [
