@@ -30,8 +30,10 @@ TENSORBOARD_FOLDER = "tensorboard"
 WANDB_FILE = ".wandb_id"
 LOCK_FILE = ".lock"
 
+# Settings of `train` that came later, as runs of before behaved.
+_BEFORE = {"fsdp_devices": 1, "task_placement": "replicated", "final_learning_rate_scale": 1.0}
 # What a resumed run may change: how long it goes on and how often it reports. The first may only
-# grow; the schedule of the exploration bonus then stretches to the new end.
+# grow; the schedules of bonus and step sizes then stretch to the new end.
 CHANGEABLE = (
     "train.total_env_steps",
     "train.eval_every",
@@ -268,8 +270,7 @@ def _is_ours(record: Any) -> bool:
 def _config_of(path: pathlib.Path, record: dict[str, Any]) -> Config:
     settings = dict(record["config"])
     if isinstance(settings.get("train"), dict):
-        # Runs of before these settings had what are their defaults now.
-        settings["train"] = {"fsdp_devices": 1, "task_placement": "replicated", **settings["train"]}
+        settings["train"] = {**_BEFORE, **settings["train"]}
     try:
         return from_config_dict(settings)
     except ConfigError as error:

@@ -156,7 +156,9 @@ def test_windows_are_those_of_the_whole_replay(key):
 
 def test_windows_that_do_not_split_are_refused(key):
     with pytest.raises(ValueError, match="must be a multiple of 8"):
-        jax.vmap(lambda _: buffer._strata(key, 12, 2, AXIS), axis_name=AXIS[0])(jnp.arange(SHARES))
+        jax.vmap(lambda _: buffer._strata(key, 12, (1, 1), AXIS), axis_name=AXIS[0])(
+            jnp.arange(SHARES)
+        )
 
 
 def test_gradients_of_spread_values_are_summed(key):

@@ -52,6 +52,18 @@ def test_the_same_config_resumes(tmp_path):
     assert (tmp_path / "metrics.csv").exists()
 
 
+def test_settings_that_an_older_run_lacks_are_those_that_it_had(tmp_path):
+    start(tmp_path)
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    later = ("fsdp_devices", "task_placement", "final_learning_rate_scale")
+    for name in later:
+        del record["config"]["train"][name]
+    path.write_text(json.dumps(record))
+    had = {"fsdp_devices": 1, "task_placement": "replicated", "final_learning_rate_scale": 1.0}
+    assert set(had) == set(later) and read_config(tmp_path) == with_train(**had)
+
+
 def test_more_steps_and_another_cadence_may_resume_and_are_noted(tmp_path):
     start(tmp_path)
     longer = with_train(total_env_steps=999_999, eval_every=0, eval_policy="prior", log_every=9)
@@ -102,7 +114,12 @@ def test_what_defines_the_learning_is_refused(tmp_path, name):
 def test_only_budget_and_reporting_may_change():
     changeable = {key.removeprefix("train.") for key in workdir.CHANGEABLE}
     names = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert names - changeable == {"random_env_steps", "updates_per_transition", "frozen"}
+    assert names - changeable == {
+        "random_env_steps",
+        "updates_per_transition",
+        "final_learning_rate_scale",
+        "frozen",
+    }
     assert changeable <= names
 
 
