@@ -10,6 +10,7 @@ import pytest
 from m3po_jax.config import Config, EnvConfig, WorldModelConfig
 from m3po_jax.replay import buffer
 from m3po_jax.training import loop, rollout, update
+from m3po_jax.types import BatchLayout
 from m3po_jax.world_model.latent import task_context
 
 HORIZON = 5
@@ -50,7 +51,7 @@ def fill(trajectory):
 
 def train(experiment, agent, replay, key):
     """Updates of the world model alone."""
-    num_envs = (replay.data["reward"].shape[0],)
+    layout = BatchLayout((replay.data["reward"].shape[0],))
     discount = jnp.full(experiment.config.world_model.batch_size, experiment.env.discount[0])
 
     def body(index, agent):
@@ -60,7 +61,7 @@ def train(experiment, agent, replay, key):
             sample_key,
             batch_size=experiment.config.world_model.batch_size,
             window=experiment.config.world_model.horizon,
-            num_envs=num_envs,
+            layout=layout,
         )
         agent, _, _ = update.world_model_update(
             experiment.networks,
@@ -111,8 +112,9 @@ def test_reward_prediction_beats_persistence_on_pendulum():
     assert np.sum(np.asarray(held_out.reward) > 0.0) > 50, "the data hold hardly any reward"
 
     agent = jax.jit(functools.partial(train, experiment))(agent, fill(seen), train_key)
+    layout = BatchLayout((TEST_ENVS,))
     window = buffer.sample(
-        fill(held_out), test_key, batch_size=4000, window=HORIZON + 1, num_envs=(TEST_ENVS,)
+        fill(held_out), test_key, batch_size=4000, window=HORIZON + 1, layout=layout
     )
     model_error, held_error = squared_errors(experiment, agent, window)
     print(f"squared error: model {model_error:.5f}, persistence {held_error:.5f}")
