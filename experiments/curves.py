@@ -77,13 +77,16 @@ def interval(scores: np.ndarray, statistic: str = "mean") -> tuple[float, float,
     estimate = float(function(scores))
     if len(scores) < 2:
         return estimate, float("nan"), float("nan")
+    # The bootstrap draws from NumPy's global state, whatever random state it is given.
+    before = np.random.get_state()
+    np.random.seed(0)
     _, intervals = library.get_interval_estimates(
         {"": scores},
         lambda x: np.array([function(x)]),
         reps=REPETITIONS,
         confidence_interval_size=CONFIDENCE,
-        random_state=np.random.RandomState(0),
     )
+    np.random.set_state(before)
     return estimate, float(intervals[""][0, 0]), float(intervals[""][1, 0])
 
 

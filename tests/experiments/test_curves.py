@@ -49,6 +49,8 @@ def test_interval_encloses_the_mean_and_one_seed_has_none():
     assert estimate == pytest.approx(0.5)
     assert low == pytest.approx(0.0) and high == pytest.approx(1.0)
     assert curves.interval(np.ones((4, 2)))[1:] == (1.0, 1.0)
+    uneven = np.random.RandomState(0).rand(5, 2)
+    assert curves.interval(uneven) == curves.interval(uneven)
     assert np.all(np.isnan(curves.interval(np.ones((1, 2)))[1:]))
 
 
