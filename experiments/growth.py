@@ -82,30 +82,25 @@ def _seconds(experiment: Any, names: Sequence[str]) -> dict[str, float]:
 
 def over_environments() -> list[Row]:
     """Seconds per environment step of the simulator and of planning."""
-    rows = []
-    for number in ENVIRONMENTS:
-        experiment = _experiment(num_envs=number)
-        unroll = experiment.config.env.unroll_length
-        seconds = _seconds(experiment, ("environments", "planning"))
-        rows += [
-            _row("environments", number, "simulator", seconds["environments"] / unroll / number),
-            _row("environments", number, "planning", seconds["planning"] / number),
-        ]
-    return rows
+    return [
+        row
+        for number in ENVIRONMENTS
+        for row in _per_step("environments", number, _experiment(num_envs=number))
+    ]
 
 
 def over_tasks() -> list[Row]:
-    """Seconds per environment step for more tasks of equally many environments."""
-    rows = []
-    for number in TASKS:
-        experiment = _experiment(number, num_envs=PER_TASK)
-        unroll, batch = experiment.config.env.unroll_length, experiment.env.batch_size
-        seconds = _seconds(experiment, ("environments", "planning"))
-        rows += [
-            _row("tasks", number, "simulator", seconds["environments"] / unroll / batch),
-            _row("tasks", number, "planning", seconds["planning"] / batch),
-        ]
-    return rows
+    """The same for more tasks of equally many environments."""
+    return [row for number in TASKS for row in _per_step("tasks", number, _experiment(number))]
+
+
+def _per_step(over: str, number: int, experiment: Any) -> list[Row]:
+    unroll, batch = experiment.config.env.unroll_length, experiment.env.batch_size
+    seconds = _seconds(experiment, ("environments", "planning"))
+    return [
+        _row(over, number, "simulator", seconds["environments"] / unroll / batch),
+        _row(over, number, "planning", seconds["planning"] / batch),
+    ]
 
 
 def over_plans() -> list[Row]:

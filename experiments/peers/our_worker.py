@@ -12,8 +12,8 @@ import numpy as np
 from experiments.configs.baselines import m3po, ppo, tdmpc2
 from experiments.peers import sizes, turns
 from m3po_jax.config import Config, from_config_dict
-from m3po_jax.networks.factory import Networks, make_networks
-from m3po_jax.training import loop, rollout, sharding, state, train_step, update
+from m3po_jax.networks.factory import make_networks
+from m3po_jax.training import loop, rollout, sharding, state, train_step
 from m3po_jax.types import TaskSpec, Window
 
 TASK = "toy/LinearQuadratic"
@@ -70,9 +70,12 @@ def model_programs(cfg: Config) -> dict[str, Callable[[], Any]]:
     keys = jax.random.split(jax.random.key(1), 4)
     window = _window(keys[:2])
     once = jax.jit(
-        lambda agent, key: _update(networks, optimizers, agent, window, key, task, beta, cfg),
+        lambda agent, key: train_step.update_from_windows(
+            agent, window, jax.random.split(key, 3), env=task, networks=networks,
+            optimizers=optimizers, beta=beta, cfg=cfg,
+        ),
         donate_argnums=0,
-    )
+    )  # fmt: skip
     observation = jax.random.normal(keys[2], (1, sizes.OBSERVATION))
     plan_mean = jnp.zeros((1, sizes.HORIZON, sizes.ACTION))
     plan = jax.jit(
@@ -126,35 +129,6 @@ def _window(keys: jax.Array) -> Window:
         task_id=jnp.zeros(sizes.BATCH, jnp.int32),
         mask=jnp.ones(shape),
     )
-
-
-def _update(
-    networks: Networks,
-    optimizers: state.Optimizers,
-    agent: state.AgentState,
-    window: Window,
-    key: jax.Array,
-    task: Any,
-    beta: jax.Array | None,
-    cfg: Config,
-) -> tuple[state.AgentState, Any]:
-    keys = jax.random.split(key, 3)
-    discount = jnp.full(sizes.BATCH, 0.99)
-    agent, z, model_metrics = update.world_model_update(
-        networks, optimizers.world_model, agent, window, discount, keys[0], cfg=cfg
-    )
-    agent, metrics = train_step.policy_from_replay(
-        agent,
-        z,
-        window.task_id,
-        keys[1:],
-        env=task,
-        networks=networks,
-        optimizers=optimizers,
-        beta=beta,
-        cfg=cfg,
-    )
-    return agent, {**model_metrics, **metrics}
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Timing of compiled programs in turn, and the rates that this machine reaches."""
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -113,8 +112,3 @@ def rate_programs(config: Config) -> dict[str, tuple[Callable[[], Any], float]]:
         "copy_cached": copy(_SMALL_COPY),
         "copy_large": copy(_LARGE_COPY),
     }
-
-
-def median(readings: list[float]) -> float:
-    """The median."""
-    return float(statistics.median(readings))

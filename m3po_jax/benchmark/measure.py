@@ -3,6 +3,7 @@
 import dataclasses
 import platform
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def benchmark(config: Config, *, repetitions: int, clock: str) -> _Record:
     programs |= {"whole_step": bench.whole_step}
     programs |= {part.name: bench.program(part) for part in bench.parts}
     seconds = clocks.seconds_in_turn(programs, repetitions=repetitions, clock=clock)
-    reached = {name: size / clocks.median(seconds[name]) for name, (_, size) in rates.items()}
+    reached = {name: size / statistics.median(seconds[name]) for name, (_, size) in rates.items()}
     record = bench.record(seconds, reached)
     return {
         "schema": SCHEMA,
@@ -97,7 +98,7 @@ class _Bench:
 
         def entry(name: str, calls: int) -> _Record:
             cost, per_call = self._costs[name], [x / calls for x in seconds[name]]
-            median = clocks.median(per_call)
+            median = statistics.median(per_call)
             floor = max(cost.flops / flops, cost.bytes / copied) / calls
             return {
                 "calls": calls,
@@ -113,12 +114,12 @@ class _Bench:
             sum(seconds[part.name][i] for part in self.parts)
             for i in range(len(seconds["whole_step"]))
         ]
-        whole = clocks.median(seconds["whole_step"])
+        whole = statistics.median(seconds["whole_step"])
         ratios = [a / b for a, b in zip(seconds["whole_step"], sums, strict=True)]
         return {
             "whole_step_seconds": whole,
-            "sum_of_parts_seconds": clocks.median(sums),
-            "whole_over_parts": clocks.median(ratios),
+            "sum_of_parts_seconds": statistics.median(sums),
+            "whole_over_parts": statistics.median(ratios),
             "whole_step": entry("whole_step", 1),
             "parts": {part.name: entry(part.name, part.calls) for part in self.parts},
             "updates_per_step": updates_per_iteration(self.experiment),

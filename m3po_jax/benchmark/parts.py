@@ -1,6 +1,7 @@
 """The parts of a training iteration as programs of their own, on the state of a run."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -161,18 +162,7 @@ def _replay_write(experiment: Experiment) -> Part:
 
 
 def _replay_sample(experiment: Experiment) -> Part:
-    env, cfg = experiment.env, experiment.config.world_model
-
-    def sample(replay: buffer.ReplayState, key: jax.Array) -> Any:
-        return buffer.sample(
-            replay,
-            key,
-            batch_size=cfg.batch_size,
-            window=cfg.horizon,
-            layout=env.layout,
-            weights=env.replay_weights,
-        )
-
+    sample = functools.partial(train_step.sample_windows, env=experiment.env, cfg=experiment.config)
     return Part(
         "replay_sample",
         updates_per_iteration(experiment),

@@ -34,7 +34,12 @@ from m3po_jax.training.state import (
     init_train_state,
     make_optimizers,
 )
-from m3po_jax.training.train_step import SKIPPED, env_steps_per_iteration, make_train_step
+from m3po_jax.training.train_step import (
+    SKIPPED,
+    env_steps_per_iteration,
+    make_train_step,
+    num_iterations,
+)
 from m3po_jax.training.workdir import holds_metrics
 
 # Sums over the iterations that one line of metrics.csv covers; the other metrics are averaged.
@@ -89,7 +94,7 @@ class Experiment:
     @property
     def num_iterations(self) -> int:
         """Iterations until `total_env_steps` is reached or passed."""
-        return -(-self.config.train.total_env_steps // self.env_steps_per_iteration)
+        return num_iterations(self.env, self.config)
 
 
 def make_experiment(config: Config) -> Experiment:
@@ -102,10 +107,9 @@ def make_experiment(config: Config) -> Experiment:
         config.network,
         decoder=config.world_model.reconstruction_scale > 0.0,
     )
-    steps = env_steps_per_iteration(env, config)
     optimizers = make_optimizers(
         config,
-        iterations=-(-config.train.total_env_steps // steps),
+        iterations=num_iterations(env, config),
         transitions=env.batch_size * config.env.unroll_length,
     )
     return Experiment(config, env, networks, optimizers, sharding.choose_devices(config))

@@ -18,7 +18,7 @@ from m3po_jax.policy.trust_region import KL_BOUND_FACTOR
 from m3po_jax.replay import buffer
 from m3po_jax.training import policy_update, rollout, update
 from m3po_jax.training.state import AgentState, Optimizers, RolloutState, TrainState
-from m3po_jax.types import Metrics, Trajectory
+from m3po_jax.types import Metrics, Trajectory, Window
 
 # How the metric of each module ends that counts its gradient steps that were left out.
 SKIPPED = "/skipped"
@@ -41,6 +41,11 @@ def env_steps_per_iteration(env: MultiTaskEnv, cfg: Config) -> int:
     """Simulator steps of one iteration, over all tasks and environments, repeats counted."""
     per_step = sum(n * spec.action_repeat for n, spec in zip(env.num_envs, env.specs, strict=True))
     return per_step * env.num_shards * cfg.env.unroll_length
+
+
+def num_iterations(env: MultiTaskEnv, cfg: Config) -> int:
+    """Iterations until `train.total_env_steps` is reached or passed."""
+    return -(-cfg.train.total_env_steps // env_steps_per_iteration(env, cfg))
 
 
 def make_train_step(
@@ -296,15 +301,46 @@ def replay_update(
 ) -> tuple[AgentState, Metrics]:
     """One update from replay: world model and EMA, then the policy."""
     keys = jax.random.split(key, 4)
-    window = buffer.sample(
+    window = sample_windows(replay, keys[0], env=env, cfg=cfg)
+    return update_from_windows(
+        agent,
+        window,
+        keys[1:],
+        env=env,
+        networks=networks,
+        optimizers=optimizers,
+        beta=beta,
+        cfg=cfg,
+    )
+
+
+def sample_windows(
+    replay: buffer.ReplayState, key: jax.Array, *, env: MultiTaskEnv, cfg: Config
+) -> Window:
+    """The replayed windows of one update. The key is consumed."""
+    return buffer.sample(
         replay,
-        keys[0],
+        key,
         batch_size=cfg.world_model.batch_size,
         window=cfg.world_model.horizon,
         layout=env.layout,
         weights=env.replay_weights,
         axis_name=env.axis_name,
     )
+
+
+def update_from_windows(
+    agent: AgentState,
+    window: Window,
+    keys: jax.Array,
+    *,
+    env: MultiTaskEnv,
+    networks: Networks,
+    optimizers: Optimizers,
+    beta: jax.Array | None,
+    cfg: Config,
+) -> tuple[AgentState, Metrics]:
+    """One update of world model and EMA, then of the policy; three keys `[3]` are consumed."""
     discount = jnp.asarray(env.discount)[window.task_id]
     agent, z, model_metrics = update.world_model_update(
         networks,
@@ -312,7 +348,7 @@ def replay_update(
         agent,
         window,
         discount,
-        keys[1],
+        keys[0],
         cfg=cfg,
         axis_name=env.axis_name,
     )
@@ -320,7 +356,7 @@ def replay_update(
         agent,
         z,
         window.task_id,
-        keys[2:],
+        keys[1:],
         env=env,
         networks=networks,
         optimizers=optimizers,
