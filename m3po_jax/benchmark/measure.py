@@ -161,9 +161,9 @@ class _Bench:
 
     def _peak_bytes(self) -> int:
         """The device's peak or, where it keeps none, what the whole step holds."""
-        statistics = jax.devices()[0].memory_stats() or {}
-        if "peak_bytes_in_use" in statistics:
-            return int(statistics["peak_bytes_in_use"])
+        memory = jax.devices()[0].memory_stats() or {}
+        if "peak_bytes_in_use" in memory:
+            return int(memory["peak_bytes_in_use"])
         held: Any = self._step.memory_analysis()
         whole = held.argument_size_in_bytes + held.temp_size_in_bytes + held.output_size_in_bytes
         return int(whole - held.alias_size_in_bytes)

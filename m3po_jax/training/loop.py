@@ -291,8 +291,7 @@ class _Run:
         self._progress = progress
         self._began = time.monotonic()
         self._logged = self._began
-        errors: Any = sharding.shard_model_errors(*experiment.parts[:3])
-        self._model_errors = errors
+        self._model_errors: Any = sharding.shard_model_errors(*experiment.parts[:3])
         progress.say(_description(experiment))
         restored = checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:
@@ -386,10 +385,12 @@ class _Run:
         policy = self._experiment.config.train.eval_policy
         agent, replay = self._state.agent, self._state.replay
         self._progress.say("Tracing the programs of training and evaluation ...")
-        train_step: Any = sharding.shard_train_step(*self._experiment.parts)
+        train_step: Any
         if debug:
             # It keeps the state before, so nothing is donated.
             train_step = jax.jit(checks.checked(make_train_step(*self._experiment.parts[1:])))
+        else:
+            train_step = sharding.shard_train_step(*self._experiment.parts)
         programs: dict[str, Callable[[], Any]] = {
             "the training step": train_step.lower(self._state).compile,
             "the evaluation": evaluator.prepare(agent, policy=policy),
