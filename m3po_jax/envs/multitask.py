@@ -239,11 +239,24 @@ class MultiTaskEnv:
         Returns:
             The state after the resets, and the `Timestep` before them.
         """
+        new_state, timestep, _ = self.step_judged(state, pool, action)
+        return new_state, timestep
+
+    def step_judged(
+        self, state: MultiTaskState, pool: ResetPool, action: jax.Array
+    ) -> tuple[MultiTaskState, Timestep, jax.Array]:
+        """As `step`; also returns success `[B]` of the step, 0 or 1, NaN where there is none."""
         stepped = tuple(
             jax.vmap(environment.step)(env_state, actions[:, : environment.action_size])
             for environment, env_state, actions in zip(
                 self.environments, state.env_states, self.layout.split(action), strict=True
             )
+        )
+        success = self.layout.join(
+            [
+                s.success if isinstance(s, base.GoalState) else jnp.full(n, jnp.nan, jnp.float32)
+                for s, n in zip(stepped, self.num_envs, strict=True)
+            ]
         )
         timestep, ended = self._timestep(state, stepped)
         split = self.layout.split
@@ -261,7 +274,7 @@ class MultiTaskEnv:
             from_reset=state.from_reset | ended,
             resets=state.resets + ended.astype(jnp.int32),
         )
-        return new_state, timestep
+        return new_state, timestep, success
 
     def _timestep(
         self, state: MultiTaskState, stepped: tuple[base.EnvState, ...]

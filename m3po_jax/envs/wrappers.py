@@ -15,7 +15,8 @@ class ActionRepeat:
     Rewards are summed. After a termination or a fault (a non-finite observation or reward) inside
     the repeat, the observation and the termination stay as they were there and no reward is added;
     the physics runs on, which is cheaper than a select over all of it, and nobody reads it:
-    an episode that ended is reset. `episode_length` still counts control steps.
+    an episode that ended is reset. Success in any step of the repeat counts. `episode_length` still
+    counts control steps.
     """
 
     def __init__(self, environment: base.Environment, num_repeats: int):
@@ -65,16 +66,25 @@ class ActionRepeat:
         ) -> tuple[tuple[base.EnvState, jax.Array], None]:
             last, live = carry
             new = self._environment.step(last, action)
-            kept = base.EnvState(
-                physics=new.physics,
+            if type(new) is not type(last):
+                raise ValueError(
+                    f"{type(self._environment).__name__} must return the same kind of state from "
+                    f"reset and step, not {type(last).__name__} and {type(new).__name__}"
+                )
+            kept = new.replace(
                 observation=jnp.where(live, new.observation, last.observation),
                 reward=last.reward + jnp.where(live, new.reward, 0.0),
                 termination=jnp.where(live, new.termination, last.termination),
             )
+            if isinstance(last, base.GoalState) and isinstance(new, base.GoalState):
+                success = jnp.where(live, jnp.maximum(last.success, new.success), last.success)
+                kept = kept.replace(success=success)
             live = live & (kept.termination == 0.0) & is_finite(kept)
             return (kept, live), None
 
         start = state.replace(reward=jnp.zeros_like(state.reward))
+        if isinstance(state, base.GoalState):
+            start = start.replace(success=jnp.zeros_like(state.success))
         (last, _), _ = jax.lax.scan(
             repeat, (start, jnp.asarray(True)), None, length=self._num_repeats
         )
@@ -124,12 +134,11 @@ class Distractors:
         return self._join(self._environment.step(inner, action), phase, speed)
 
     def _join(self, inner: base.EnvState, phase: jax.Array, speed: jax.Array) -> base.EnvState:
-        return base.EnvState(
+        state: base.EnvState = inner.replace(
             physics=(inner, phase, speed),
             observation=jnp.concatenate([inner.observation, jnp.sin(phase)]),
-            reward=inner.reward,
-            termination=inner.termination,
         )
+        return state
 
 
 class ObservationPart:
@@ -176,6 +185,23 @@ class ObservationPart:
     def whole(self, observation: jax.Array, rest: Any) -> Any:
         """The library's observation again."""
         return observation if self._key is None else {**rest, self._key: observation}
+
+
+def with_success(state: base.EnvState, metrics: Mapping[str, Any]) -> base.EnvState:
+    """A `GoalState` where a library's metrics say `success`, or `reward/success`.
+
+    These are the names in MuJoCo Playground's manipulation tasks.
+    """
+    name = next((name for name in ("success", "reward/success") if name in metrics), None)
+    if name is None:
+        return state
+    return base.GoalState(
+        physics=state.physics,
+        observation=state.observation,
+        reward=state.reward,
+        termination=state.termination,
+        success=(jnp.asarray(metrics[name]) > 0).astype(jnp.float32),
+    )
 
 
 def is_finite(state: base.EnvState) -> jax.Array:
