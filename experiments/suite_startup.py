@@ -10,6 +10,7 @@ measures the tasks of one body; a row is added to the CSV, which so holds severa
 import argparse
 import csv
 import importlib
+import os
 import pathlib
 import platform
 import resource
@@ -97,7 +98,7 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - begin
 
 
-def _circumstances() -> dict[str, str]:
+def circumstances() -> dict[str, str]:
     """Which code ran where."""
     import jax
 
@@ -106,7 +107,8 @@ def _circumstances() -> dict[str, str]:
     folder = pathlib.Path(m3po_jax.__file__).parent
     git = ["git", "-C", str(folder)]
     commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
-    return {"commit": commit, "jax": jax.__version__, "hardware": f"CPU, {platform.machine()}"}
+    hardware = f"{len(os.sched_getaffinity(0))} CPU cores, {platform.machine()}"
+    return {"commit": commit, "jax": jax.__version__, "hardware": hardware}
 
 
 def main() -> None:
@@ -119,7 +121,7 @@ def main() -> None:
     preset = importlib.import_module(f"experiments.configs.{arguments.preset}").get_config()
     tasks = [name for name in preset.tasks if arguments.only in name]
     chosen = {"preset": arguments.preset, "only": arguments.only}
-    row = {**chosen, **measure(tasks, preset), **_circumstances()}
+    row = {**chosen, **measure(tasks, preset), **circumstances()}
     new = not arguments.out.exists()
     with arguments.out.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(row))

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ _library_step, _library_forward = mjx_env.step, mjx.forward
 # With the model as an argument, all programs share one trace of it: that of collecting and that of
 # evaluating, and those of tasks with the same body.
 _forward = jax.jit(_library_forward)
+_lock = threading.RLock()
 
 
 @functools.cache
@@ -49,8 +51,11 @@ def asked_for() -> Iterator[None]:
     def forward(model: mjx.Model, data: mjx.Data) -> Any:
         return physics.call(_forward, model, data)
 
-    mjx_env.step, mjx.forward = step, forward
-    try:
-        yield
-    finally:
-        mjx_env.step, mjx.forward = _library_step, _library_forward
+    # What is replaced is seen by all threads.
+    with _lock:
+        before = mjx_env.step, mjx.forward
+        mjx_env.step, mjx.forward = step, forward
+        try:
+            yield
+        finally:
+            mjx_env.step, mjx.forward = before
