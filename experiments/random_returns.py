@@ -2,8 +2,9 @@
 
 python -m experiments.random_returns [--tasks brax/ant ...] [--episodes 64]
 
-Plays whole episodes with uniform actions in each task alone, action repeat 1, and writes
-experiments/results/random_returns.csv. Tasks that the table holds are not played again.
+Plays whole episodes with uniform actions in each task alone, action repeat 1 unless its name has
+`?action_repeat=N`, and writes experiments/results/random_returns.csv. Tasks that the table holds
+are not played again.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def measure(task: str, episodes: int) -> dict[str, object]:
     start = time.monotonic()
     agent = init_agent(experiment.networks, experiment.optimizers, jax.random.key(0))
     evaluator = loop.Evaluator(experiment, episodes=episodes)
-    result = evaluator(agent, policy="random", seed=0)["tasks"][task]
+    (result,) = evaluator(agent, policy="random", seed=0)["tasks"].values()
     row = {name: result.get(name) for name in COLUMNS}
     return {**row, "task": task, "seconds": round(time.monotonic() - start, 1)}
 

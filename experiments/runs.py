@@ -1,9 +1,10 @@
 """Runs of an experiment: one process each, side by side, resumable, and one table of their scores.
 
 A run is the train command with a config of `experiments/configs/baselines` and a workdir of its
-own, so a run that was stopped goes on where it was. The table has one row per run, evaluation and
-task. It is rewritten after every run; runs that it already holds to their end are not made again,
-and their rows stay when their workdirs are gone.
+own, so a run that was stopped goes on where it was; a run that starts from the agent of another is
+the finetune command, and waits for it. The table has one row per run, evaluation and task. It is
+rewritten after every run; runs that it already holds to their end are not made again, unless one
+that is missing starts from them and their workdirs are gone, and their rows stay.
 """
 
 import argparse
@@ -15,11 +16,10 @@ import json
 import os
 import pathlib
 import platform
-import queue
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -46,6 +46,7 @@ class Run:
         tasks: Registry names.
         overrides: Settings that differ from the config, as `train.total_env_steps`.
         variant: Name of the curve where it is not the agent's.
+        start: The run whose agent it starts from, made before it; none: from scratch.
     """
 
     agent: str
@@ -54,6 +55,7 @@ class Run:
     tasks: tuple[str, ...]
     overrides: tuple[tuple[str, Any], ...] = ()
     variant: str = ""
+    start: "Run | None" = None
 
     @property
     def curve(self) -> str:
@@ -66,10 +68,13 @@ class Run:
         return f"{self.curve}-{self.setting}-{self.seed}".replace(" ", "_")
 
     def command(self, workdir: pathlib.Path) -> list[str]:
-        """The command line that makes or resumes the run."""
+        """The command line that makes or resumes the run; `start` lies beside `workdir`."""
         config = f"experiments/configs/baselines/{self.agent}.py:{','.join(self.tasks)}"
+        program = ["m3po_jax.cli.train"]
+        if self.start is not None:
+            program = ["m3po_jax.cli.finetune", f"--from={workdir.with_name(self.start.name)}"]
         return [
-            *(sys.executable, "-m", "m3po_jax.cli.train", f"--config={config}"),
+            *(sys.executable, "-m", *program, f"--config={config}"),
             *(f"--workdir={workdir}", f"--config.seed={self.seed}"),
             *(f"--config.{name}={value}" for name, value in self.overrides),
         ]
@@ -116,32 +121,64 @@ def execute(
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are in {table}", flush=True)
     if not (missing and cores):
         return
-    free: queue.Queue[int] = queue.Queue()
-    for core in cores:
-        free.put(core)
-    start = time.monotonic()
-
-    def make(run: Run) -> tuple[Run, str | None]:
-        core = free.get()
-        try:
-            if time.monotonic() - start > 60.0 * minutes:
-                return run, "not started, the time is up"
-            print(f"{run.name} on core {core} ...", flush=True)
-            return run, _train(run, workdirs / run.name, core)
-        finally:
-            free.put(core)
-
+    began = time.monotonic()
     problems = []
-    with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
-        for future in concurrent.futures.as_completed([pool.submit(make, run) for run in missing]):
-            run, problem = future.result()
-            if problem is not None:
-                problems.append(f"{run.name}: {problem}")
-                continue
-            rows |= {key_of(row): row for row in rows_of(run, workdirs / run.name)}
-            write_table(table, rows.values())
-            print(f"{run.name} is in {table}, {time.monotonic() - start:.0f} s", flush=True)
+    for run, problem in _made(with_starts(missing, workdirs), workdirs, cores, minutes):
+        if problem is not None:
+            problems.append(f"{run.name}: {problem}")
+            continue
+        rows |= {key_of(row): row for row in rows_of(run, workdirs / run.name)}
+        write_table(table, rows.values())
+        print(f"{run.name} is in {table}, {time.monotonic() - began:.0f} s", flush=True)
     print("\n".join(problems), flush=True)
+
+
+def _made(
+    runs: Sequence[Run], workdirs: pathlib.Path, cores: Sequence[int], minutes: float
+) -> Iterator[tuple[Run, str | None]]:
+    """Makes runs; yields each as it ends, with what went wrong."""
+    began = time.monotonic()
+    waiting, free = list(runs), list(cores)
+    # A run that fails stays here and holds up those that start from it.
+    unmade = set(runs)
+    running: dict[concurrent.futures.Future[str | None], tuple[Run, int]] = {}
+    with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
+        while True:
+            late = time.monotonic() - began > 60.0 * minutes
+            ready = [run for run in waiting if run.start not in unmade and not late]
+            for run in ready[: len(free)]:
+                waiting.remove(run)
+                core = free.pop(0)
+                print(f"{run.name} on core {core} ...", flush=True)
+                running[pool.submit(_train, run, workdirs / run.name, core)] = run, core
+            if not running:
+                break
+            ended = concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done
+            for future in ended:
+                run, core = running.pop(future)
+                free.append(core)
+                problem = future.result()
+                if problem is None:
+                    unmade.remove(run)
+                yield run, problem
+    reason = "the time is up" if late else "the run that it starts from is not made"
+    yield from ((run, f"not started, {reason}") for run in waiting)
+
+
+def with_starts(missing: Sequence[Run], workdirs: pathlib.Path) -> list[Run]:
+    """The missing runs, and before each the run it starts from unless that lies there, finished.
+
+    Args:
+        missing: In the order in which they matter.
+        workdirs: Folder of the workdirs.
+    """
+    todo: dict[Run, None] = {}
+    for run in missing:
+        start = run.start
+        if start and (start in missing or not _lies_finished(workdirs / start.name)):
+            todo[start] = None
+        todo[run] = None
+    return list(todo)
 
 
 def _train(run: Run, workdir: pathlib.Path, core: int) -> str | None:
@@ -164,10 +201,8 @@ def rows_of(run: Run, workdir: pathlib.Path) -> list[Row]:
     """The run's evaluations as rows of the table."""
     settings = json.loads((workdir / "config.json").read_text())
     config = settings["config"]
-    evaluations = [
-        json.loads(line) for line in (workdir / "eval.jsonl").read_text().splitlines() if line
-    ]
-    finished = evaluations[-1]["env_steps"] >= config["train"]["total_env_steps"]
+    evaluations = _evaluations(workdir)
+    finished = _lies_finished(workdir)
     rows = []
     for record in evaluations:
         for task, result in record["tasks"].items():
@@ -193,6 +228,21 @@ def rows_of(run: Run, workdir: pathlib.Path) -> list[Row]:
             }
             rows.append({name: _text(values[name]) for name in COLUMNS})
     return rows
+
+
+def _evaluations(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    path = workdir / "eval.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line]
+
+
+def _lies_finished(workdir: pathlib.Path) -> bool:
+    """Whether a workdir holds a run to its end."""
+    evaluations = _evaluations(workdir)
+    if not evaluations:
+        return False
+    config = json.loads((workdir / "config.json").read_text())["config"]
+    return bool(evaluations[-1]["env_steps"] >= config["train"]["total_env_steps"])
 
 
 def _text(value: Any) -> str:

@@ -47,7 +47,7 @@ class NormedDense(nn.Module):
     Attributes:
         features: Output size.
         activation: Applied last.
-        dropout: Rate; active only while `train` is true, with the `dropout` random stream.
+        dropout: Rate of the dropout that keys switch on.
     """
 
     features: int
@@ -55,11 +55,15 @@ class NormedDense(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps `[..., in]` to `[..., features]`."""
+    def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """Maps `[..., in]` to `[..., features]`.
+
+        With `dropout_keys` `[N]`, which are consumed, x is `[..., N, in]` and each of the N rows
+        draws with its own key.
+        """
         x = nn.Dense(self.features, kernel_init=_KERNEL_INIT)(x)
-        if self.dropout > 0.0 and train:
-            x = _dropout(x, self.make_rng("dropout"), rate=self.dropout)
+        if self.dropout > 0.0 and dropout_keys is not None:
+            x = _dropout(x, dropout_keys, rate=self.dropout)
         return self.activation(nn.LayerNorm()(x))
 
 
@@ -79,28 +83,33 @@ class MLP(nn.Module):
     zero_output: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps `[..., in]` to `[..., features]`."""
+    def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """Maps `[..., in]` to `[..., features]`; for `dropout_keys` see `NormedDense`."""
         for index, width in enumerate(self.hidden):
-            x = NormedDense(width, dropout=self.dropout if index == 0 else 0.0)(x, train)
+            x = NormedDense(width, dropout=self.dropout if index == 0 else 0.0)(x, dropout_keys)
         init = nn.initializers.zeros_init() if self.zero_output else _KERNEL_INIT
         return nn.Dense(self.features, kernel_init=init)(x)
 
 
 def ensemble(module: type[MLP], size: int) -> type[nn.Module]:
-    """Returns `module` with `size` independent parameter sets; outputs gain a leading axis."""
+    """Returns `module` with `size` independent parameter sets; outputs gain a leading axis.
+
+    Keys of dropout, if there are any, have that axis too: `[size, N]`.
+    """
     return nn.vmap(
         module,
         variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=None,
+        split_rngs={"params": True},
+        in_axes=(None, 0),
         out_axes=0,
         axis_size=size,
     )
 
 
-def _dropout(x: jax.Array, key: jax.Array, *, rate: float) -> jax.Array:
+def _dropout(x: jax.Array, keys: jax.Array, *, rate: float) -> jax.Array:
     # 16 random bits decide an element: half the generator's work of a float draw.
     threshold = round(rate * 2**16)
-    keep = jax.random.bits(key, x.shape, jnp.uint16) >= threshold
+    shape = (*x.shape[:-2], x.shape[-1])
+    bits = jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint16), out_axes=-2)(keys)
+    keep = bits >= threshold
     return jnp.where(keep, x / (1.0 - threshold / 2**16), 0.0)

@@ -84,10 +84,23 @@ class WorldModel(nn.Module):
         return self.termination(_join(z, a, e))[..., 0]
 
     def q_logits(
-        self, z: jax.Array, a: jax.Array, e: jax.Array, *, train: bool = False
+        self,
+        z: jax.Array,
+        a: jax.Array,
+        e: jax.Array,
+        *,
+        dropout_keys: jax.Array | None = None,
     ) -> jax.Array:
-        """Two-hot logits `[num_q, ..., bins]`; dropout is active while `train` is true."""
-        return self.q(_join(z, a, e), train)
+        """Two-hot logits `[num_q, ..., bins]`.
+
+        With `dropout_keys` `[N]`, which are consumed, inputs are `[..., N, features]` and each of
+        the N rows draws its dropout with its own key.
+        """
+        if dropout_keys is not None:
+            heads = jnp.arange(self.num_q)
+            fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+            dropout_keys = jax.vmap(fold, in_axes=(None, 0))(dropout_keys, heads)
+        return self.q(_join(z, a, e), dropout_keys)
 
     def decode(self, z: jax.Array, e: jax.Array) -> jax.Array:
         """Symlog observations `[..., O]` of latents `[..., Z]`."""

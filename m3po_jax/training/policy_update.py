@@ -210,16 +210,16 @@ def pathwise_policy_update(
         networks: The bundle.
         optimizer: The policy's optimizer.
         agent: The agent; its policy is the old policy.
-        z: Latents `[B, Z]`.
+        z: Latents of windows `[T, B, Z]`; the first of each give the scale of values, as in TD-MPC2.
         task_id: `[B]`.
         key: Consumed.
         beta: Weight of the exploration value, or `None`.
         cfg: The run's settings.
         axis_name: Mesh axes over which the data are spread.
     """
-    context = task_context(networks, agent.params.world_model, task_id)
     online = target_model(networks, agent).replace(q=agent.params.world_model["q"])
-    value = online.state_value(z, context)
+    first_context = task_context(networks, agent.params.world_model, task_id)
+    value = online.state_value(z[0], first_context)
     value_scale = statistics.update_running_scale(
         agent.statistics.value_scale,
         value,
@@ -230,6 +230,8 @@ def pathwise_policy_update(
     )
     value_scale = finite.keep_finite(value_scale, agent.statistics.value_scale)
     agent = agent.replace(statistics=agent.statistics.replace(value_scale=value_scale))
+    z, task_id = flatten((z, jnp.broadcast_to(task_id, z.shape[:2])))
+    context = task_context(networks, agent.params.world_model, task_id)
     old = Gaussians(*networks.policy(agent.params.policy, z, context.e, context.action_mask))
     data = (
         z,

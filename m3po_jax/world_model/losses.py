@@ -120,15 +120,8 @@ def world_model_losses(
     e_t = jnp.broadcast_to(e, (*z_t.shape[:-1], e.shape[-1]))
     inputs = (z_t, actions, e_t)
     reward_logits = networks.apply_model(params, "reward_logits", *inputs)
-
-    def train_q(z: jax.Array, a: jax.Array, e: jax.Array, key: jax.Array) -> jax.Array:
-        logits: jax.Array = networks.apply_model(
-            params, "q_logits", z, a, e, train=True, rngs={"dropout": key}
-        )
-        return logits
-
     keys = rows.keys(key, rows.numbers(window.task_id.size, axis_name))
-    q_logits = jax.vmap(train_q, in_axes=(1, 1, 1, 0), out_axes=2)(*inputs, keys)
+    q_logits = networks.apply_model(params, "q_logits", *inputs, dropout_keys=keys)
     targets = jnp.broadcast_to(value_target, q_logits.shape[:-1])
     losses = {
         "consistency": jnp.mean((jnp.stack(predicted) - z_target) ** 2, axis=-1),

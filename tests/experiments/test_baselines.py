@@ -239,11 +239,15 @@ def test_tdmpc2_policy_loss_is_scaled_value_and_entropy(monkeypatch):
     networks = experiment.networks
     agent = random_agent(experiment, scale=1.0)
     task_id = jnp.arange(30, dtype=jnp.int32) % K
-    z = jax.nn.softmax(3.0 * jax.random.normal(jax.random.key(1), (30, 2, 8))).reshape(30, 16)
-    captured = captured_pathwise_loss(experiment, agent, z, task_id, monkeypatch)
+    # Windows of two steps: the loss is over both, the scale of the values is the first ones'.
+    windows = jax.nn.softmax(3.0 * jax.random.normal(jax.random.key(1), (2, 30, 2, 8)))
+    windows = windows.reshape(2, 30, 16)
+    captured = captured_pathwise_loss(experiment, agent, windows, task_id, monkeypatch)
     key = jax.random.key(7)
     loss, _ = captured["loss_fn"](captured["params"], captured["data"], key)
 
+    z = jnp.swapaxes(windows, 0, 1).reshape(60, 16)
+    task_id = jnp.repeat(task_id, 2)
     model_params, mask = agent.params.world_model, networks.action_mask(task_id)
     e = networks.embed(model_params, task_id)
     mean, std = networks.policy(agent.params.policy, z, e, mask)
@@ -252,9 +256,10 @@ def test_tdmpc2_policy_loss_is_scaled_value_and_entropy(monkeypatch):
         logits = networks.apply_model(model_params, "q_logits", z, jnp.tanh(u) * mask, e)
         return np.mean(np.asarray(two_hot.decode(logits, networks.support), np.float64), axis=0)
 
-    spread = np.array([np.ptp(np.percentile(value(mean)[k::K], [5, 95])) for k in range(K)])
+    first = value(mean)[::2]
+    spread = np.array([np.ptp(np.percentile(first[k::K], [5, 95])) for k in range(K)])
     scale = np.maximum(spread, 1.0)[np.asarray(task_id)]
-    noise = rows.normal(key, rows.numbers(30), mean.shape[1:])
+    noise = rows.normal(key, rows.numbers(60), mean.shape[1:])
     u = np.asarray(mean + std * noise, np.float64)
     # log(1 - tanh(u)^2), where tanh(u) is 1 to the last digit too
     log_slope = 2.0 * (np.log(2.0) - np.abs(u) - np.log1p(np.exp(-2.0 * np.abs(u))))

@@ -1,13 +1,15 @@
 """The table of an experiment's runs: what is made, resumed, kept and left alone."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import sys
+import threading
 
 import pytest
 
-from experiments import ablation, distractors, parallelism, runs, sample_efficiency
+from experiments import ablation, distractors, parallelism, runs, sample_efficiency, transfer
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
 
@@ -118,9 +120,68 @@ def test_the_command_is_a_training_command():
     assert run.name == "tdmpc2_b-x-4"
 
 
+def test_a_run_from_another_is_the_finetune_command():
+    run = dataclasses.replace(RUN, variant="finetuned", start=RUN)
+    command = run.command(pathlib.Path("/w/finetuned-two-3"))
+    assert command[:4] == [
+        *(sys.executable, "-m", "m3po_jax.cli.finetune"),
+        "--from=/w/m3po-two-3",
+    ]
+    assert command[4:] == RUN.command(pathlib.Path("/w/finetuned-two-3"))[3:]
+
+
+def test_a_run_waits_for_the_one_it_starts_from(fake_training, tmp_path, monkeypatch):
+    ended, fake = [], runs._train
+    other_began = threading.Event()
+
+    def slow(run, workdir, core):
+        if run == RUN:
+            assert other_began.wait(20.0)  # a free core takes the next run that waits for none
+        other_began.set()
+        result = fake(run, workdir, core)
+        ended.append(run.name)
+        return result
+
+    monkeypatch.setattr(runs, "_train", slow)
+    after = dataclasses.replace(RUN, variant="finetuned", start=RUN)
+    other = dataclasses.replace(RUN, variant="other")
+    runs.execute([after, RUN, other], tmp_path / "table.csv", tmp_path, cores=[0, 1])
+    assert sorted(ended) == ["finetuned-two-3", "m3po-two-3", "other-two-3"]
+    assert ended.index("m3po-two-3") < ended.index("finetuned-two-3")
+
+
+def test_a_run_from_one_that_failed_is_not_started(fake_training, tmp_path, capsys):
+    bad = runs.Run("m3po", "two", 13, RUN.tasks)
+    after = dataclasses.replace(RUN, start=bad)
+    runs.execute([bad, after], tmp_path / "table.csv", tmp_path, cores=[0, 1])
+    assert [name for name, _ in fake_training] == ["m3po-two-13"]
+    assert "m3po-two-3: not started, the run that it starts from" in capsys.readouterr().out
+
+
+def test_a_start_is_made_again_only_where_its_workdir_is_gone(fake_training, tmp_path):
+    table = tmp_path / "table.csv"
+    first, second = (
+        dataclasses.replace(RUN, seed=seed, variant="finetuned", start=RUN) for seed in (0, 1)
+    )
+    runs.execute([first], table, tmp_path / "a", cores=[0])
+    runs.execute([RUN, first, second], table, tmp_path / "a", cores=[0])
+    names = ["m3po-two-3", "finetuned-two-0", "finetuned-two-1"]
+    assert [name for name, _ in fake_training] == names
+    third = dataclasses.replace(first, seed=2)
+    write_workdir(tmp_path / "b" / RUN.name, [100])
+    runs.execute([RUN, first, second, third], table, tmp_path / "b", cores=[0])
+    assert [name for name, _ in fake_training[3:]] == ["m3po-two-3", "finetuned-two-2"]
+
+
+def test_no_run_is_started_when_the_time_is_up(fake_training, tmp_path, capsys):
+    runs.execute([RUN], tmp_path / "table.csv", tmp_path, cores=[0], minutes=0.0)
+    assert not fake_training
+    assert "m3po-two-3: not started, the time is up" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("module", "count"),
-    [(sample_efficiency, 52), (parallelism, 36), (ablation, 27), (distractors, 18)],
+    [(sample_efficiency, 52), (parallelism, 36), (ablation, 27), (distractors, 18), (transfer, 36)],
 )
 def test_every_run_of_the_experiments_is_valid(module, count):
     import importlib

@@ -94,8 +94,7 @@ def test_dropout_has_the_stated_rate_in_training_only(rate):
     plain = layers.NormedDense(width, activation=identity).apply(variables, x)
     np.testing.assert_array_equal(module.apply(variables, x), plain)
 
-    rngs = {"dropout": jax.random.key(1)}
-    dropped = np.asarray(module.apply(variables, x, True, rngs=rngs))
+    dropped = np.asarray(module.apply(variables, x, jax.random.split(jax.random.key(1), 1)))
     # LayerNorm sends all the zeros of dropout to one value; no two other outputs are equal.
     values, counts = np.unique(dropped, return_counts=True)
     fraction = counts.max() / width
@@ -106,18 +105,26 @@ def test_dropout_has_the_stated_rate_in_training_only(rate):
 
 
 def test_dropout_scales_what_it_keeps():
-    x = jnp.ones((2**16,))
-    y = np.asarray(layers._dropout(x, jax.random.key(0), rate=0.25))
+    x = jnp.ones((2, 2**7, 2**8))
+    y = np.asarray(layers._dropout(x, jax.random.split(jax.random.key(0), 2**7), rate=0.25))
     assert set(np.unique(y)) == {np.float32(0.0), np.float32(1.0 / 0.75)}
     assert y.mean() == pytest.approx(1.0, abs=0.02)
+
+
+def test_each_row_drops_with_its_own_key():
+    x, keys = jnp.ones((3, 8, 64)), jax.random.split(jax.random.key(0), 8)
+    y = np.asarray(layers._dropout(x, keys, rate=0.25))
+    assert len({row.tobytes() for step in y for row in step}) == 3 * 8
+    some = np.array([6, 1])
+    np.testing.assert_array_equal(layers._dropout(x[:, some], keys[some], rate=0.25), y[:, some])
 
 
 def test_mlp_drops_in_the_first_hidden_layer_only():
     x = normal(4, 3)
     module = layers.MLP((16, 16), 2, dropout=0.5)
     variables = fill(module.init, x)
-    rngs = {"dropout": jax.random.key(1)}
-    y, state = module.apply(variables, x, True, rngs=rngs, capture_intermediates=True)
+    keys = jax.random.split(jax.random.key(1), 4)
+    y, state = module.apply(variables, x, keys, capture_intermediates=True)
     hidden = state["intermediates"]
     first = hidden["NormedDense_0"]["LayerNorm_0"]["__call__"][0]
     second = hidden["NormedDense_1"]["LayerNorm_0"]["__call__"][0]
@@ -139,8 +146,8 @@ def test_zero_output_starts_at_zero_and_learns(key):
 def test_ensemble_equals_a_loop_over_its_members():
     x = normal(4, 3)
     members = layers.ensemble(layers.MLP, 3)((16, 16), 2, dropout=0.1)
-    variables = fill(members.init, x)
-    y = jax.jit(members.apply)(variables, x)
+    variables = fill(members.init, x, None)
+    y = jax.jit(members.apply)(variables, x, None)
     assert y.shape == (3, 4, 2)
     for i in range(3):
         member = jax.tree.map(lambda leaf, i=i: leaf[i], variables)
@@ -153,8 +160,8 @@ def test_ensemble_equals_a_loop_over_its_members():
 def test_ensemble_members_drop_different_units():
     x = normal(4, 3)
     members = layers.ensemble(layers.MLP, 2)((64,), 2, dropout=0.5)
-    variables = fill(members.init, x)
+    variables = fill(members.init, x, None)
     same = jax.tree.map(lambda leaf: jnp.stack([leaf[0], leaf[0]]), variables)
-    rngs = {"dropout": jax.random.key(1)}
-    y = jax.jit(lambda v: members.apply(v, x, True, rngs=rngs))(same)
+    keys = jax.random.split(jax.random.key(1), (2, 4))
+    y = jax.jit(members.apply)(same, x, keys)
     assert np.abs(y[0] - y[1]).max() > 1e-3

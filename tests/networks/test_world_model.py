@@ -101,20 +101,18 @@ def test_members_of_the_ensemble_start_different(params):
 
 
 def test_dropout_acts_in_training_only(params, inputs):
-    def spread(**kwargs):
+    def spread(keys):
         # The last layer starts at zero and would hide the dropout.
         q = jax.tree.map(lambda x: x + 0.1, params.world_model["q"])
         model = {**params.world_model, "q": q}
         draws = [
-            NETWORKS.apply_model(
-                model, "q_logits", *inputs, rngs={"dropout": jax.random.key(i)}, **kwargs
-            )
+            NETWORKS.apply_model(model, "q_logits", *inputs, dropout_keys=keys and keys(i))
             for i in range(3)
         ]
         return np.ptp(np.stack(draws), axis=0).max()
 
-    assert spread() == 0.0
-    assert spread(train=True) > 0.0
+    assert spread(None) == 0.0
+    assert spread(lambda i: jax.random.split(jax.random.key(i), inputs[0].shape[0])) > 0.0
 
 
 def test_termination_head_exists_where_some_task_terminates(params, inputs):
