@@ -20,10 +20,10 @@ FIGURE = pathlib.Path(__file__).parents[1] / "docs" / "figures" / "growth.png"
 ENVIRONMENTS = (1, 4, 16, 64, 256, 1024, 4096)
 # Environments that take part in the curve over tasks, of each task.
 PER_TASK = 16
-TASKS = (1, 2, 4, 8)
+TASKS = (1, 2, 4, 8, 16, 25)
 SAMPLES, HORIZONS = (32, 64, 128, 256, 512), (1, 2, 4, 8)
 CAPACITIES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
-REPETITIONS = 9
+REPETITIONS = 5
 Row = dict[str, Any]
 
 
@@ -37,9 +37,9 @@ def _experiment(num_tasks: int = 1, **sizes: int) -> Any:
 
     cfg = default_config()
     cfg.tasks = ("toy/LinearQuadratic",)
-    cfg.env.action_repeat = 1
+    cfg.env.action_repeat, cfg.env.unroll_length = 1, 4
     cfg.env.num_envs = sizes.get("num_envs", PER_TASK)
-    cfg.planner.num_samples = sizes.get("num_samples", 64)
+    cfg.planner.num_samples = sizes.get("num_samples", 32)
     cfg.planner.num_policy_samples = cfg.planner.num_elites = 8
     cfg.planner.horizon = sizes.get("horizon", 3)
     cfg.replay.capacity = sizes.get("capacity", 1_000_000)

@@ -80,8 +80,8 @@ def model_programs(cfg: Config) -> dict[str, Callable[[], Any]]:
     plan_mean = jnp.zeros((1, sizes.HORIZON, sizes.ACTION))
     plan = jax.jit(
         lambda agent, observation, plan_mean, key: rollout.planned_actions(
-            networks, agent, task, observation, plan_mean, key[None], beta=beta, explore=True,
-            cfg=cfg,
+            networks, rollout.plan_with_two_heads(agent, key), task, observation, plan_mean,
+            key[None], beta=beta, explore=True, cfg=cfg,
         )
     )  # fmt: skip
     learned = [jax.tree.map(jnp.copy, agent)]

@@ -13,11 +13,16 @@ time that each computes rather than the time that passes, where others use the m
 """
 
 import argparse
+import datetime
+import importlib.metadata
 import pathlib
+import platform
+import subprocess
 import sys
 from typing import Any
 
 from experiments.peers import sizes, turns
+from m3po_jax.training import workdir
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -46,6 +51,19 @@ def brax(python: pathlib.Path, *, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def made_with(python: pathlib.Path) -> dict[str, str]:
+    """When and with what both sides were timed; `python` is the peer's."""
+    ask = "from importlib.metadata import version; print(version('jax'))"
+    theirs = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": workdir.commit() or "",
+        "our_jax": importlib.metadata.version("jax"),
+        "their_jax": theirs.stdout.strip(),
+        "hardware": platform.machine(),
+    }
+
+
 def _ours(what: str) -> list[str]:
     return [sys.executable, "-m", "experiments.peers.our_worker", what]
 
@@ -64,9 +82,10 @@ def main() -> None:
     source = given.tdmpc2_source
     if turns.available("tdmpc2-jax", given.tdmpc2, "tdmpc2_jax.tdmpc2", source):
         rows = tdmpc2(given.tdmpc2, source, rounds=given.rounds)
-        turns.write(given.out / "peers_tdmpc2.csv", rows)
+        turns.write(given.out / "peers_tdmpc2.csv", [row | made_with(given.tdmpc2) for row in rows])
     if turns.available("Brax's PPO", given.brax, "brax.training.agents.ppo.train", HERE):
-        turns.write(given.out / "peers_brax.csv", brax(given.brax, rounds=given.rounds))
+        rows = brax(given.brax, rounds=given.rounds)
+        turns.write(given.out / "peers_brax.csv", [row | made_with(given.brax) for row in rows])
 
 
 if __name__ == "__main__":

@@ -103,6 +103,8 @@ def _acting(experiment: Experiment) -> Part:
         plan_mean, u = carry
         agent, observation, beta = inputs
         # The sum, which changes no digit, keeps the compiler from encoding once for all calls.
+        if cfg.planner.collect:
+            agent = rollout.plan_with_two_heads(agent, key)
         args = (
             networks,
             agent,

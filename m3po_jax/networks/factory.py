@@ -83,6 +83,22 @@ class Networks:
         """Calls a method of the world model by name."""
         return self.world_model.apply({"params": params}, *args, method=method, **kwargs)
 
+    def q_logits(
+        self,
+        q: Params,
+        z: jax.Array,
+        a: jax.Array,
+        e: jax.Array,
+        *,
+        dropout_keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Two-hot logits `[N, ..., bins]` of the N heads whose parameters `q` holds."""
+        module = self.world_model.clone(num_q=jax.tree.leaves(q)[0].shape[0])
+        logits: Any = module.apply(
+            {"params": {"q": q}}, z, a, e, dropout_keys=dropout_keys, method="q_logits"
+        )
+        return logits
+
     def embed(self, params: Params, task_id: jax.Array) -> jax.Array:
         """Task embeddings `[..., E]`; `params` are the world model's."""
         return self.apply_model(params, "embed", task_id)

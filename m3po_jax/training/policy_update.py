@@ -69,10 +69,11 @@ def imagined_policy_data(
     Returns:
         `imagined_horizon * B` samples.
     """
-    model = target_model(networks, agent)
+    head_key, action_key = jax.random.split(key)
+    model = target_model(networks, agent).two_heads(head_key)
     context = task_context(networks, agent.params.world_model, task_id)
     shape = (cfg.policy.imagined_horizon, networks.action_size)
-    noise = rows.normal(key, rows.numbers(z.shape[0], axis_name), shape)
+    noise = rows.normal(action_key, rows.numbers(z.shape[0], axis_name), shape)
     imagined = imagine(model, z, context, jnp.swapaxes(noise, 0, 1))
     value = model.state_value(jnp.concatenate([imagined.z, imagined.z_next[-1:]]), context)
     gae = jax.vmap(
@@ -210,14 +211,17 @@ def pathwise_policy_update(
         networks: The bundle.
         optimizer: The policy's optimizer.
         agent: The agent; its policy is the old policy.
-        z: Latents of windows `[T, B, Z]`; the first of each give the scale of values, as in TD-MPC2.
+        z: Latents of windows `[T, B, Z]`; the first of each give the scale of values, as in
+            TD-MPC2.
         task_id: `[B]`.
         key: Consumed.
         beta: Weight of the exploration value, or `None`.
         cfg: The run's settings.
         axis_name: Mesh axes over which the data are spread.
     """
+    head_key, key = jax.random.split(key)
     online = target_model(networks, agent).replace(q=agent.params.world_model["q"])
+    online = online.two_heads(head_key)
     first_context = task_context(networks, agent.params.world_model, task_id)
     value = online.state_value(z[0], first_context)
     value_scale = statistics.update_running_scale(

@@ -14,7 +14,7 @@ from m3po_jax.ops.observation_moments import normalize_observation
 from m3po_jax.planning import mppi, warm_start
 from m3po_jax.training.state import AgentState, RolloutState
 from m3po_jax.types import Trajectory
-from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_context
+from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_context, two_heads
 
 # Before the first update actions are tanh(N(0, 1)): nearly uniform, with a density.
 _RANDOM_STD = 1.0
@@ -140,6 +140,13 @@ def planned_actions(
     return Actions(plans.u, plans.mean, plans.std, plans.plan_mean, spread)
 
 
+def plan_with_two_heads(agent: AgentState, key: jax.Array) -> AgentState:
+    """The agent for `planned_actions` with two of its Q heads; collecting plans with these."""
+    params = agent.params
+    world_model = {**params.world_model, "q": two_heads(params.world_model["q"], key)}
+    return agent.replace(params=params.replace(world_model=world_model))
+
+
 def exploration_values(
     networks: Networks, params: dict, z: jax.Array, u: jax.Array, context: TaskContext
 ) -> jax.Array:
@@ -177,7 +184,9 @@ def collect(
         The new rollout state, the trajectory `[T, B, ...]`, the raw timesteps `[T, B, ...]` and the
         spread of predicted returns `[T, B]`.
     """
-    pool_key, action_key = jax.random.split(key)
+    pool_key, action_key, head_key = jax.random.split(key, 3)
+    if cfg.planner.collect:
+        agent = plan_with_two_heads(agent, head_key)
     pool: Any = env.draw_resets(pool_key)
     task_id = jnp.asarray(env.task_id)
 

@@ -63,12 +63,13 @@ def world_model_update(
     Returns:
         The agent, the latents of all observations `[W + 1, B, Z]` and metrics.
     """
-    target_key, dropout_key = jax.random.split(key)
+    head_key, target_key, dropout_key = jax.random.split(key, 3)
     params = agent.params.world_model
     context = task_context(networks, params, window.task_id)
     e = jnp.broadcast_to(context.e, (*window.reward.shape, context.e.shape[-1]))
     z_target = networks.encode(params, window.next_observation, e)
-    args = (target_model(networks, agent), z_target, context, window, discount, target_key)
+    model = target_model(networks, agent).two_heads(head_key)
+    args = (model, z_target, context, window, discount, target_key)
     if cfg.world_model.value_target == "td":
         value_target = world_model_losses.td_targets(*args, axis_name=axis_name)
     else:

@@ -23,10 +23,10 @@ def td_targets(
     *,
     axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
-    """TD-MPC2's targets `r + gamma (1 - d) min Q(z', a')` over two random EMA heads.
+    """TD-MPC2's targets `r + gamma (1 - d) min Q(z', a')` over the model's heads.
 
     Args:
-        model: Latent model with the EMA heads.
+        model: Latent model with two random EMA heads.
         z_next: Latents of the true next observations `[W, B, Z]`.
         context: Task context `[B, ...]`.
         window: The real steps.
@@ -37,12 +37,9 @@ def td_targets(
     Returns:
         Targets `[W, B]`.
     """
-    head_key, action_key = jax.random.split(key)
     mean, std = model.policy(z_next, context)
-    u = mean + std * _noise(action_key, window, 1, axis_name)[0]
-    values = model.values(z_next, u, context)
-    heads = jax.random.permutation(head_key, values.shape[0])[:2]
-    value = jnp.min(values[heads], axis=0)
+    u = mean + std * _noise(key, window, 1, axis_name)[0]
+    value = jnp.min(model.values(z_next, u, context), axis=0)
     return window.reward + discount * (1.0 - window.termination) * value
 
 
@@ -59,8 +56,8 @@ def lambda_targets(
 ) -> jax.Array:
     """Model-based targets `r + gamma (1 - d) G`, G a lambda-return imagined from `z'`.
 
-    The policy is followed for `cfg.imagined_target_steps` steps and valued by the mean of the EMA
-    heads. Arguments and result as in `td_targets`.
+    The policy is followed for `cfg.imagined_target_steps` steps and valued by the mean of the
+    model's heads. Arguments and result as in `td_targets`.
     """
     steps = cfg.imagined_target_steps
     noise = _noise(key, window, steps + 1, axis_name)
@@ -121,7 +118,7 @@ def world_model_losses(
     inputs = (z_t, actions, e_t)
     reward_logits = networks.apply_model(params, "reward_logits", *inputs)
     keys = rows.keys(key, rows.numbers(window.task_id.size, axis_name))
-    q_logits = networks.apply_model(params, "q_logits", *inputs, dropout_keys=keys)
+    q_logits = networks.q_logits(params["q"], *inputs, dropout_keys=keys)
     targets = jnp.broadcast_to(value_target, q_logits.shape[:-1])
     losses = {
         "consistency": jnp.mean((jnp.stack(predicted) - z_target) ** 2, axis=-1),

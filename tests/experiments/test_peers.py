@@ -1,12 +1,14 @@
 """Timing two processes in turn, with stand-ins for both."""
 
 import csv
+import importlib.metadata
 import pathlib
 import sys
 
 import pytest
 
 from experiments.peers import run, turns
+from m3po_jax.training import workdir
 
 HERE = pathlib.Path(turns.__file__).parent
 WORKER = """
@@ -56,6 +58,12 @@ def test_absent_peers_are_skipped_with_a_message(capsys, monkeypatch, tmp_path):
     assert "tdmpc2-jax is skipped: no Python for it (no/python)" in out
     assert "Brax's PPO is skipped: no Python for it (None)" in out
     assert not list(tmp_path.iterdir())
+
+
+def test_results_name_the_versions_of_both_sides():
+    found = run.made_with(pathlib.Path(sys.executable))
+    assert found["our_jax"] == found["their_jax"] == importlib.metadata.version("jax")
+    assert found["commit"] == (workdir.commit() or "")
 
 
 def test_whether_a_peer_can_be_imported(capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from m3po_jax.ops import two_hot
-from m3po_jax.world_model.latent import WorldModelLatent, task_context
+from m3po_jax.world_model.latent import WorldModelLatent, task_context, two_heads
 
 RNG = np.random.default_rng(0)
 Z = RNG.dirichlet(np.ones(4), size=(3, 2, 4)).reshape(3, 2, 16).astype(np.float32)
@@ -122,6 +122,24 @@ def test_value_is_the_mean_of_the_given_heads(networks, params, batched):
     other = everything(latent(networks, params, q=ema), Z, U, context)
     np.testing.assert_allclose(other["values"], np.zeros((3, 3, 2)), atol=1e-6)
     np.testing.assert_array_equal(other["next"][1], batched["next"][1])
+
+
+def test_two_random_heads_stand_for_the_ensemble(networks, params, batched):
+    context = task_context(networks, params.world_model, TASK_ID)
+    model = latent(networks, params)
+    draw = COMPILE(lambda model, key: model.two_heads(key).values(Z, U, context))
+    pairs = set()
+    for seed in range(12):
+        drawn = np.asarray(draw(model, jax.random.key(seed)))
+        distance = np.abs(drawn[:, None] - np.asarray(batched["values"])).max(axis=(2, 3))
+        assert drawn.shape[0] == 2 and distance.min(axis=1).max() < 1e-5
+        pairs.add(frozenset(distance.argmin(axis=1).tolist()))
+    assert pairs == {frozenset(pair) for pair in ((0, 1), (0, 2), (1, 2))}
+
+
+def test_an_ensemble_of_two_stays_as_it_is(key):
+    q = {"kernel": jnp.arange(6.0).reshape(2, 3)}
+    assert two_heads(q, key) is q
 
 
 def test_state_value_takes_the_mean_action(networks, params, batched):
