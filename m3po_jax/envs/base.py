@@ -36,7 +36,8 @@ class Environment(Protocol):
     Implementations are pure and traceable: same structure, shapes and dtypes out of `reset` and
     `step`, no weak types, so that a state can be the carry of `jax.lax.scan`. They neither count
     steps nor truncate nor reset on their own. Where the physics breaks down, the observation or
-    the reward must be non-finite: `MultiTaskEnv` turns that into an invalid step.
+    the reward must be non-finite: `MultiTaskEnv` turns that into an invalid step. One that asks for
+    its physics by `physics.call` may say in a further attribute `body` whose it shares.
 
     Attributes:
         observation_size: Size of the flat float32 observation.

@@ -2,14 +2,15 @@
 
 The batch axis `B` holds `num_envs[k]` environments of each task, in the order of `BatchLayout`.
 Inside, every task is vmapped on its own in one traced function (a `lax.switch` under `vmap` would
-run every task for every environment), so bodies, sizes and episode lengths differ freely.
+run every task for every environment), so bodies, sizes and episode lengths differ freely. Tasks of
+one body have their physics computed in one batch; see `physics`.
 Observations and actions are padded with zeros to the largest task.
 """
 
 import dataclasses
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from m3po_jax import types
-from m3po_jax.envs import base, wrappers
+from m3po_jax.envs import base, physics, wrappers
 from m3po_jax.envs import task as task_lib
 from m3po_jax.types import BatchLayout
 
@@ -246,12 +247,13 @@ class MultiTaskEnv:
         self, state: MultiTaskState, pool: ResetPool, action: jax.Array
     ) -> tuple[MultiTaskState, Timestep, jax.Array]:
         """As `step`; also returns success `[B]` of the step, 0 or 1, NaN where there is none."""
-        stepped = tuple(
-            jax.vmap(environment.step)(env_state, actions[:, : environment.action_size])
-            for environment, env_state, actions in zip(
-                self.environments, state.env_states, self.layout.split(action), strict=True
+        actions = [
+            actions[:, : environment.action_size]
+            for environment, actions in zip(
+                self.environments, self.layout.split(action), strict=True
             )
-        )
+        ]
+        stepped = self._by_body(physics.step, state.env_states, actions)
         success = self.layout.join(
             [
                 s.success if isinstance(s, base.GoalState) else jnp.full(n, jnp.nan, jnp.float32)
@@ -317,10 +319,21 @@ class MultiTaskEnv:
 
         The key is consumed.
         """
-        return tuple(
-            jax.vmap(environment.reset)(keys)
-            for environment, keys in zip(self.environments, self._env_keys(key), strict=True)
-        )
+        return self._by_body(physics.reset, self._env_keys(key))
+
+    def _by_body(
+        self, run: Callable[..., list[base.EnvState]], *each: Sequence[Any]
+    ) -> tuple[base.EnvState, ...]:
+        """Runs the tasks of each body together, with their entries of `each`; in order of tasks."""
+        states: dict[int, base.EnvState] = {}
+        for group in self._groups:
+            entries = [[values[k] for k in group] for values in (self.environments, *each)]
+            states.update(zip(group, run(*entries), strict=True))
+        return tuple(states[k] for k in range(len(states)))
+
+    @functools.cached_property
+    def _groups(self) -> tuple[tuple[int, ...], ...]:
+        return physics.groups(self.environments)
 
     def _env_keys(self, key: jax.Array) -> tuple[jax.Array, ...]:
         """Returns keys `[N_k]` for each task that do not depend on the other tasks."""

@@ -11,7 +11,7 @@ import mujoco_playground
 import numpy as np
 from mujoco_playground import dm_control_suite, locomotion, manipulation
 
-from m3po_jax.envs import base, wrappers
+from m3po_jax.envs import base, mjx_physics, wrappers
 
 # What of the physics places the bodies.
 _POSE = ("qpos", "qvel", "mocap_pos", "mocap_quat")
@@ -34,7 +34,12 @@ def make_dmc(env_name: str, *, impl: str) -> "PlaygroundEnvironment":
         raise ValueError(f"{env_name}: actions are not in [-1, 1] but in {limits.tolist()}")
     length = int(dm_control_suite.get_default_config(env_name).episode_length)
     return PlaygroundEnvironment(
-        environment, name=env_name, episode_length=length, can_terminate=False
+        environment,
+        name=env_name,
+        episode_length=length,
+        can_terminate=False,
+        # In Warp the arrays of contacts belong to all environments of a batch in common.
+        shares_physics=impl == "jax",
     )
 
 
@@ -78,6 +83,7 @@ class PlaygroundEnvironment:
         episode_length: int,
         can_terminate: bool,
         observation_key: str | None = None,
+        shares_physics: bool = False,
     ):
         """Wraps an environment.
 
@@ -87,6 +93,8 @@ class PlaygroundEnvironment:
             episode_length: Control steps until truncation.
             can_terminate: Whether `done` is a termination; otherwise it is a fault.
             observation_key: Which entry to take where the observation is a dictionary.
+            shares_physics: Whether the environment fits `mjx_physics.body`, and so has its physics
+                computed together with that of others of the same body.
 
         Raises:
             ValueError: If the observation, or the entry of it, is not one flat array.
@@ -98,10 +106,16 @@ class PlaygroundEnvironment:
         self._template = jax.eval_shape(environment.reset, jax.random.key_data(jax.random.key(0)))
         self._observation = wrappers.ObservationPart(name, self._template.obs, observation_key)
         self.observation_size = self._observation.size
+        self.body = None
+        if shares_physics:
+            self.body = mjx_physics.body(
+                environment.mjx_model, self._template.data, environment.n_substeps
+            )
 
     def reset(self, key: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
-        return self._strip(self._env.reset(jax.random.key_data(key)))
+        with self._physics():
+            return self._strip(self._env.reset(jax.random.key_data(key)))
 
     def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
         """Advances by one control step; see `Environment.step`."""
@@ -116,7 +130,11 @@ class PlaygroundEnvironment:
             metrics=metrics,
             info=dict(info),
         )
-        return self._strip(self._env.step(library_state, action))
+        with self._physics():
+            return self._strip(self._env.step(library_state, action))
+
+    def _physics(self) -> contextlib.AbstractContextManager[None]:
+        return mjx_physics.asked_for() if self.body else contextlib.nullcontext()
 
     @property
     def seconds_per_step(self) -> float:

@@ -1,6 +1,6 @@
 """Action repeat, padding, and what the adapters share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,10 @@ class ActionRepeat:
     the physics runs on, which is cheaper than a select over all of it, and nobody reads it:
     an episode that ended is reset. Success in any step of the repeat counts. `episode_length` still
     counts control steps.
+
+    Attributes:
+        environment: What is repeated.
+        num_repeats: Control steps per action.
     """
 
     def __init__(self, environment: base.Environment, num_repeats: int):
@@ -31,64 +35,91 @@ class ActionRepeat:
         """
         if num_repeats < 1:
             raise ValueError(f"num_repeats must be at least 1, got {num_repeats}")
-        self._environment = environment
-        self._num_repeats = num_repeats
+        self.environment = environment
+        self.num_repeats = num_repeats
 
     @property
     def observation_size(self) -> int:
         """Size of the flat observation."""
-        return self._environment.observation_size
+        return self.environment.observation_size
 
     @property
     def action_size(self) -> int:
         """Size of the action."""
-        return self._environment.action_size
+        return self.environment.action_size
 
     @property
     def episode_length(self) -> int:
         """Control steps of the simulator until truncation."""
-        return self._environment.episode_length
+        return self.environment.episode_length
 
     @property
     def can_terminate(self) -> bool:
         """Whether an episode can end by termination."""
-        return self._environment.can_terminate
+        return self.environment.can_terminate
 
     def reset(self, key: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
-        return self._environment.reset(key)
+        return self.environment.reset(key)
 
     def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
         """Advances by `num_repeats` control steps; see `Environment.step`."""
 
-        def repeat(
-            carry: tuple[base.EnvState, jax.Array], _: None
-        ) -> tuple[tuple[base.EnvState, jax.Array], None]:
-            last, live = carry
-            new = self._environment.step(last, action)
-            if type(new) is not type(last):
-                raise ValueError(
-                    f"{type(self._environment).__name__} must return the same kind of state from "
-                    f"reset and step, not {type(last).__name__} and {type(new).__name__}"
-                )
-            kept = new.replace(
-                observation=jnp.where(live, new.observation, last.observation),
-                reward=last.reward + jnp.where(live, new.reward, 0.0),
-                termination=jnp.where(live, new.termination, last.termination),
-            )
-            if isinstance(last, base.GoalState) and isinstance(new, base.GoalState):
-                success = jnp.where(live, jnp.maximum(last.success, new.success), last.success)
-                kept = kept.replace(success=success)
-            live = live & (kept.termination == 0.0) & is_finite(kept)
-            return (kept, live), None
+        def advance(last: list[base.EnvState]) -> list[base.EnvState]:
+            return [self.environment.step(last[0], action)]
 
-        start = state.replace(reward=jnp.zeros_like(state.reward))
-        if isinstance(state, base.GoalState):
-            start = start.replace(success=jnp.zeros_like(state.success))
-        (last, _), _ = jax.lax.scan(
-            repeat, (start, jnp.asarray(True)), None, length=self._num_repeats
+        return repeat(advance, [state], self.num_repeats)[0]
+
+
+def repeat(
+    advance: Callable[[list[base.EnvState]], list[base.EnvState]],
+    states: list[base.EnvState],
+    num_repeats: int,
+) -> list[base.EnvState]:
+    """Advances environments as `ActionRepeat` does.
+
+    Args:
+        advance: Takes one control step of all of them.
+        states: For each task those of one environment or, with leaves `[N_k, ...]`, of several.
+        num_repeats: Control steps.
+
+    Returns:
+        The last states.
+    """
+
+    def keep(
+        last: base.EnvState, live: jax.Array, new: base.EnvState
+    ) -> tuple[base.EnvState, jax.Array]:
+        if type(new) is not type(last):
+            raise ValueError(
+                "an environment must return the same kind of state from reset and step, not "
+                f"{type(last).__name__} and {type(new).__name__}"
+            )
+        kept = new.replace(
+            observation=jnp.where(live[..., None], new.observation, last.observation),
+            reward=last.reward + jnp.where(live, new.reward, 0.0),
+            termination=jnp.where(live, new.termination, last.termination),
         )
-        return last
+        if isinstance(last, base.GoalState) and isinstance(new, base.GoalState):
+            success = jnp.where(live, jnp.maximum(last.success, new.success), last.success)
+            kept = kept.replace(success=success)
+        return kept, live & (kept.termination == 0.0) & is_finite(kept)
+
+    def body(carry: tuple[list, list], _: None) -> tuple[tuple[list, list], None]:
+        states, alive = carry
+        kept = list(map(keep, states, alive, advance(states)))
+        return ([state for state, _ in kept], [live for _, live in kept]), None
+
+    def begin(state: base.EnvState) -> base.EnvState:
+        state = state.replace(reward=jnp.zeros_like(state.reward))
+        if isinstance(state, base.GoalState):
+            state = state.replace(success=jnp.zeros_like(state.success))
+        return state
+
+    start = list(map(begin, states))
+    alive = [jnp.ones(state.reward.shape, bool) for state in states]
+    (last, _), _ = jax.lax.scan(body, (start, alive), None, length=num_repeats)
+    return last
 
 
 class Distractors:
@@ -117,6 +148,8 @@ class Distractors:
         self.action_size = environment.action_size
         self.episode_length = environment.episode_length
         self.can_terminate = environment.can_terminate
+        # What it appends is no physics.
+        self.body = getattr(environment, "body", None)
 
     def reset(self, key: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
