@@ -37,7 +37,7 @@ def _experiment(num_tasks: int = 1, **sizes: int) -> Any:
 
     cfg = default_config()
     cfg.tasks = ("toy/LinearQuadratic",)
-    cfg.env.action_repeat, cfg.env.unroll_length = 1, 4
+    cfg.env.action_repeat, cfg.env.unroll_length = 1, max(HORIZONS)
     cfg.env.num_envs = sizes.get("num_envs", PER_TASK)
     # Enough for a window of each environment, as a run demands.
     cfg.train.random_env_steps = cfg.world_model.horizon * max(ENVIRONMENTS)

@@ -66,7 +66,13 @@ class ActionRepeat:
         """Advances by `num_repeats` control steps; see `Environment.step`."""
 
         def advance(last: list[base.EnvState]) -> list[base.EnvState]:
-            return [self.environment.step(last[0], action)]
+            new = self.environment.step(last[0], action)
+            if type(new) is not type(last[0]):
+                raise ValueError(
+                    f"{type(self.environment).__name__} must return the same kind of state from "
+                    f"reset and step, not {type(last[0]).__name__} and {type(new).__name__}"
+                )
+            return [new]
 
         return repeat(advance, [state], self.num_repeats)[0]
 
@@ -90,11 +96,6 @@ def repeat(
     def keep(
         last: base.EnvState, live: jax.Array, new: base.EnvState
     ) -> tuple[base.EnvState, jax.Array]:
-        if type(new) is not type(last):
-            raise ValueError(
-                "an environment must return the same kind of state from reset and step, not "
-                f"{type(last).__name__} and {type(new).__name__}"
-            )
         kept = new.replace(
             observation=jnp.where(live[..., None], new.observation, last.observation),
             reward=last.reward + jnp.where(live, new.reward, 0.0),
