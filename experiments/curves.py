@@ -203,10 +203,12 @@ def draw(
 
     Args:
         rows: The table.
-        settings: Settings to draw and their titles.
+        settings: Settings to draw and their titles; those without rows are left out.
         path: PNG to write.
         labels: Agents to draw and their labels.
     """
+    made = {row["setting"] for row in rows if row["agent"] in labels}
+    settings = {setting: title for setting, title in settings.items() if setting in made}
     import matplotlib
 
     matplotlib.use("Agg")
