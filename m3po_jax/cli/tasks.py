@@ -1,8 +1,8 @@
 """Lists the tasks that a config can name.
 
-m3po-tasks [--suite=dmc|brax|playground|toy] [--json]
+m3po-tasks [--suite=dmc|brax|playground|toy|installed] [--json]
 
---suite=NAME  only this suite
+--suite=NAME  only this suite; installed: tasks of other packages
 --json        prints one line of JSON per task in place of the table
 
 A task of your own is named by its dotted path, as my_package.envs:Reach.
@@ -15,14 +15,14 @@ import rich.table
 from absl import flags
 
 from m3po_jax.cli import command_line
-from m3po_jax.envs import catalog, scores
+from m3po_jax.envs import catalog, entry_points, registry, scores
 
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
     """Prints what is known of each task; loads no simulator."""
-    suites = [FLAGS.suite] if FLAGS.suite else list(catalog.CATALOG)
+    suites = [FLAGS.suite] if FLAGS.suite else [*catalog.CATALOG, registry.INSTALLED]
     reasons = {suite: catalog.unavailable(suite) for suite in suites}
     records = [
         {
@@ -32,8 +32,13 @@ def main() -> None:
             "available": reasons[suite] is None,
         }
         for suite in suites
-        for name, facts in catalog.CATALOG[suite].items()
+        for name, facts in catalog.CATALOG.get(suite, {}).items()
     ]
+    installed = entry_points.entry_point_tasks() if registry.INSTALLED in suites else {}
+    unknown = dict.fromkeys((*catalog.TaskFacts._fields, "reference"))
+    for task in installed.values():
+        records.append({"task": task.name, **unknown, "available": task.problem is None})
+        reasons[task.origin] = task.problem
     if FLAGS.json:
         for record in records:
             print(json.dumps(record))
@@ -49,7 +54,8 @@ def main() -> None:
         sizes = (record["observation_size"], record["action_size"], record["episode_length"])
         numbers = ["?" if size is None else str(size) for size in sizes]
         numbers += ["-" if bound is None else f"{bound:g}" for bound in (low, high)]
-        yes = ["yes" if record[key] else "no" for key in ("can_terminate", "available")]
+        words = {True: "yes", False: "no", None: "?"}
+        yes = [words[record[key]] for key in ("can_terminate", "available")]
         table.add_row(record["task"], *numbers, *yes)
     console = rich.console.Console()
     # A narrow terminal wraps lines rather than cutting names.
@@ -62,7 +68,7 @@ def main() -> None:
 
 def run() -> None:
     """Entry point of `m3po-tasks`."""
-    flags.DEFINE_enum("suite", None, list(catalog.CATALOG), "Only this suite.")
+    flags.DEFINE_enum("suite", None, [*catalog.CATALOG, registry.INSTALLED], "Only this suite.")
     flags.DEFINE_bool("json", False, "Print JSON lines.")
     command_line.run(main, __doc__)
 

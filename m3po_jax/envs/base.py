@@ -19,6 +19,16 @@ class EnvState:
     termination: jax.Array  # [] float32, 1 where the task itself ended the episode
 
 
+@flax.struct.dataclass
+class GoalState(EnvState):
+    """State of an environment whose task has a goal, from `reset` and `step` alike.
+
+    Evaluations report the share of episodes in which a step met the goal; nothing learns from it.
+    """
+
+    success: jax.Array  # [] float32, 1 where the step that led here met the goal; 0 at a reset
+
+
 @runtime_checkable
 class Environment(Protocol):
     """One environment, not batched.

@@ -122,12 +122,13 @@ class BraxEnvironment:
             (library_state.pipeline_state, library_state.info),
             (template.pipeline_state, template.info),
         )
-        return base.EnvState(
+        state = base.EnvState(
             physics=(pipeline_state, info, parts),
             observation=observation,
             reward=jnp.asarray(library_state.reward, jnp.float32),
             termination=jnp.asarray(library_state.done, jnp.float32),
         )
+        return wrappers.with_success(state, library_state.metrics)
 
 
 def _restore_clip_keyword() -> None:

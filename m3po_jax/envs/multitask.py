@@ -240,6 +240,13 @@ class MultiTaskEnv:
         Returns:
             The state after the resets, and the `Timestep` before them.
         """
+        new_state, timestep, _ = self.step_judged(state, pool, action)
+        return new_state, timestep
+
+    def step_judged(
+        self, state: MultiTaskState, pool: ResetPool, action: jax.Array
+    ) -> tuple[MultiTaskState, Timestep, jax.Array]:
+        """As `step`; also returns success `[B]` of the step, 0 or 1, NaN where there is none."""
         actions = [
             actions[:, : environment.action_size]
             for environment, actions in zip(
@@ -247,6 +254,12 @@ class MultiTaskEnv:
             )
         ]
         stepped = self._by_body(physics.step, state.env_states, actions)
+        success = self.layout.join(
+            [
+                s.success if isinstance(s, base.GoalState) else jnp.full(n, jnp.nan, jnp.float32)
+                for s, n in zip(stepped, self.num_envs, strict=True)
+            ]
+        )
         timestep, ended = self._timestep(state, stepped)
         split = self.layout.split
         env_states = tuple(
@@ -263,7 +276,7 @@ class MultiTaskEnv:
             from_reset=state.from_reset | ended,
             resets=state.resets + ended.astype(jnp.int32),
         )
-        return new_state, timestep
+        return new_state, timestep, success
 
     def _timestep(
         self, state: MultiTaskState, stepped: tuple[base.EnvState, ...]

@@ -184,12 +184,13 @@ class PlaygroundEnvironment:
         data, info = wrappers.like(
             (library_state.data, library_state.info), (template.data, template.info)
         )
-        return base.EnvState(
+        state = base.EnvState(
             physics=(data, info, parts),
             observation=observation,
             reward=jnp.asarray(reward, jnp.float32),
             termination=jnp.asarray(failed & self.can_terminate, jnp.float32),
         )
+        return wrappers.with_success(state, library_state.metrics)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 A task is named `suite/Name?key=value&key=value`, for example `dmc/CartpoleSwingup` or
 `brax/ant?backend=generalized&num_envs=16`; or `package.module:Name?...`, a class or function of the
-user's that makes an environment. Names are checked without importing JAX or a simulator.
+user's that makes an environment; or `Name?...`, one that an installed package gave that name. Names
+are checked without importing JAX or a simulator.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from m3po_jax import config
-from m3po_jax.envs import catalog
+from m3po_jax.envs import catalog, entry_points
 from m3po_jax.envs.catalog import CATALOG, task_names
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ BRAX_BACKENDS = ("spring", "generalized", "positional", "mjx")
 PLAYGROUND_IMPLS = ("jax", "warp")
 # Suite of tasks named by a dotted path.
 PYTHON = "python"
+# Suite of tasks that installed packages name.
+INSTALLED = "installed"
 # Brax's test environment has no physics and its swimmer has drag, which one backend models.
 _BRAX_BACKENDS_OF = {"fast": (), "swimmer": ("generalized",)}
 
@@ -33,7 +36,8 @@ class TaskRequest:
     """A parsed task name.
 
     Attributes:
-        suite: A suite of the catalog, or `python` for a user's own task.
+        suite: A suite of the catalog, `python` for a user's own task, or `installed` for one of an
+            installed package.
         env_name: Name in the suite, or `package.module:Name`.
         options: Options that the name carries, checked and typed.
     """
@@ -45,7 +49,8 @@ class TaskRequest:
     @property
     def name(self) -> str:
         """The name without options, for example `dmc/CartpoleSwingup`."""
-        return self.env_name if self.suite == PYTHON else f"{self.suite}/{self.env_name}"
+        own = self.suite in (PYTHON, INSTALLED)
+        return self.env_name if own else f"{self.suite}/{self.env_name}"
 
 
 def _positive_int(text: str) -> int:
@@ -96,7 +101,8 @@ def parse_task(name: str) -> TaskRequest:
         suite, env_name = PYTHON, base_name
         _check_importable(base_name)
     elif env_name not in CATALOG.get(suite, {}):
-        raise ValueError(f"unknown task {base_name!r}; {_nearest(base_name, task_names())}")
+        suite, env_name = INSTALLED, base_name
+        _check_installed(base_name)
     options: dict[str, OptionValue] = {}
     if "?" in name:
         for part in query.split("&"):
@@ -154,7 +160,7 @@ def _option_value(suite: str, env_name: str, key: str, text: str) -> OptionValue
     """Returns the checked value of one option."""
     name = TaskRequest(suite, env_name).name
     choices = _choices(suite, env_name)
-    if key == _OBSERVATION and suite in (PYTHON, "playground"):
+    if key == _OBSERVATION and suite in (PYTHON, INSTALLED, "playground"):
         return text
     if key in choices:
         if text not in choices[key]:
@@ -194,6 +200,16 @@ def _check_importable(target: str) -> None:
         )
 
 
+def _check_installed(name: str) -> None:
+    """Refuses a name that no installed package gives to a task, or that of a broken one."""
+    tasks = entry_points.entry_point_tasks()
+    if name not in tasks:
+        known = (*task_names(), *tasks)
+        raise ValueError(f"unknown task {name!r}; {_nearest(name, known)}")
+    if tasks[name].problem is not None:
+        raise ValueError(f"{tasks[name].origin}: {tasks[name].problem}")
+
+
 def _nearest(text: str, choices: Iterable[str]) -> str:
     """Returns the end of an error message that names the nearest choices."""
     known = tuple(choices)
@@ -223,9 +239,12 @@ def make_env(request: TaskRequest) -> "base.Environment":
     defaults = {key: values[0] for key, values in _choices(request.suite, request.env_name).items()}
     options = {**defaults, **request.options}
     name, key = request.env_name, options.get(_OBSERVATION)
-    if request.suite == PYTHON:
+    if request.suite in (PYTHON, INSTALLED):
         from m3po_jax.envs import user_tasks
 
+        if request.suite == INSTALLED:
+            task = entry_points.entry_point_tasks()[name]
+            return user_tasks.make_installed(task, observation_key=key)
         return user_tasks.make(name, observation_key=key)
     if request.suite in ("dmc", "playground"):
         from m3po_jax.envs import playground_adapter

@@ -1,6 +1,6 @@
 """What a return is worth: the returns that count as normalised scores 0 and 1."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,12 @@ def normalized_score(task: str, episode_return: float) -> float | None:
     """
     bounds = references(task)
     return None if bounds is None else (episode_return - bounds[0]) / (bounds[1] - bounds[0])
+
+
+def known_mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are known, `None` without any."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def aggregate(scores: Mapping[str, float | None]) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""Tasks that users bring: a class or function, named by its dotted path, that makes one."""
+"""Tasks that users bring: a class or function that makes one, by its dotted path or entry point."""
 
 import difflib
 import importlib
 from typing import Any
 
+from m3po_jax.config import ConfigError
 from m3po_jax.envs import base
+from m3po_jax.envs.entry_points import EntryPointTask
 
 EPISODE_LENGTH = 1000
 _MEMBERS = (
@@ -26,7 +28,7 @@ def make(target: str, *, observation_key: str | None = None) -> base.Environment
         observation_key: Which entry to take where a library's observation is a dictionary.
 
     Raises:
-        ValueError: If the name is not there, cannot be called or returns something else.
+        ConfigError: If the name is not there, cannot be called or returns something else.
     """
     module_name, _, attribute = target.partition(":")
     module = importlib.import_module(module_name)
@@ -35,17 +37,35 @@ def make(target: str, *, observation_key: str | None = None) -> base.Environment
         public = [name for name, value in vars(module).items() if callable(value)]
         close = difflib.get_close_matches(attribute, public)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(
+        raise ConfigError(
             f"task {target}: {module.__file__} has no class or function of that name{hint}"
         )
     try:
         made = factory()
     except TypeError as error:
-        raise ValueError(
+        raise ConfigError(
             f"task {target} is called without arguments and raised: {error}; give a function that "
             "needs none"
         ) from error
     return _adapted(target, made, observation_key)
+
+
+def make_installed(task: EntryPointTask, *, observation_key: str | None = None) -> base.Environment:
+    """Makes the environment of an installed package, as `make` does.
+
+    Args:
+        task: What the package says of it.
+        observation_key: See `make`.
+
+    Raises:
+        ConfigError: If the package's module or class does not do; names the package.
+    """
+    try:
+        return make(task.target, observation_key=observation_key)
+    except Exception as error:  # another's module can raise anything
+        known = isinstance(error, ConfigError)
+        reason = str(error) if known else f"it raised {type(error).__name__}: {error}"
+        raise ConfigError(f"{task.origin}: {reason}") from error
 
 
 def _adapted(target: str, made: Any, observation_key: str | None) -> base.Environment:
@@ -75,10 +95,10 @@ def _adapted(target: str, made: Any, observation_key: str | None) -> base.Enviro
         )
     if isinstance(made, base.Environment):
         if observation_key is not None:
-            raise ValueError(f"task {target} has one observation; leave out observation=")
+            raise ConfigError(f"task {target} has one observation; leave out observation=")
         return made
     missing = [name for name in _MEMBERS if not hasattr(made, name)]
-    raise ValueError(
+    raise ConfigError(
         f"task {target} made a {type(made).__name__}, which is no environment: it lacks "
         f"{', '.join(missing)}; see Environment in m3po_jax/envs/base.py"
     )

@@ -15,7 +15,8 @@ class ActionRepeat:
     Rewards are summed. After a termination or a fault (a non-finite observation or reward) inside
     the repeat, the observation and the termination stay as they were there and no reward is added;
     the physics runs on, which is cheaper than a select over all of it, and nobody reads it:
-    an episode that ended is reset. `episode_length` still counts control steps.
+    an episode that ended is reset. Success in any step of the repeat counts. `episode_length` still
+    counts control steps.
 
     Attributes:
         environment: What is repeated.
@@ -89,12 +90,19 @@ def repeat(
     def keep(
         last: base.EnvState, live: jax.Array, new: base.EnvState
     ) -> tuple[base.EnvState, jax.Array]:
-        kept = base.EnvState(
-            physics=new.physics,
+        if type(new) is not type(last):
+            raise ValueError(
+                "an environment must return the same kind of state from reset and step, not "
+                f"{type(last).__name__} and {type(new).__name__}"
+            )
+        kept = new.replace(
             observation=jnp.where(live[..., None], new.observation, last.observation),
             reward=last.reward + jnp.where(live, new.reward, 0.0),
             termination=jnp.where(live, new.termination, last.termination),
         )
+        if isinstance(last, base.GoalState) and isinstance(new, base.GoalState):
+            success = jnp.where(live, jnp.maximum(last.success, new.success), last.success)
+            kept = kept.replace(success=success)
         return kept, live & (kept.termination == 0.0) & is_finite(kept)
 
     def body(carry: tuple[list, list], _: None) -> tuple[tuple[list, list], None]:
@@ -102,7 +110,13 @@ def repeat(
         kept = list(map(keep, states, alive, advance(states)))
         return ([state for state, _ in kept], [live for _, live in kept]), None
 
-    start = [state.replace(reward=jnp.zeros_like(state.reward)) for state in states]
+    def begin(state: base.EnvState) -> base.EnvState:
+        state = state.replace(reward=jnp.zeros_like(state.reward))
+        if isinstance(state, base.GoalState):
+            state = state.replace(success=jnp.zeros_like(state.success))
+        return state
+
+    start = list(map(begin, states))
     alive = [jnp.ones(state.reward.shape, bool) for state in states]
     (last, _), _ = jax.lax.scan(body, (start, alive), None, length=num_repeats)
     return last
@@ -153,12 +167,11 @@ class Distractors:
         return self._join(self._environment.step(inner, action), phase, speed)
 
     def _join(self, inner: base.EnvState, phase: jax.Array, speed: jax.Array) -> base.EnvState:
-        return base.EnvState(
+        state: base.EnvState = inner.replace(
             physics=(inner, phase, speed),
             observation=jnp.concatenate([inner.observation, jnp.sin(phase)]),
-            reward=inner.reward,
-            termination=inner.termination,
         )
+        return state
 
 
 class ObservationPart:
@@ -205,6 +218,23 @@ class ObservationPart:
     def whole(self, observation: jax.Array, rest: Any) -> Any:
         """The library's observation again."""
         return observation if self._key is None else {**rest, self._key: observation}
+
+
+def with_success(state: base.EnvState, metrics: Mapping[str, Any]) -> base.EnvState:
+    """A `GoalState` where a library's metrics say `success`, or `reward/success`.
+
+    These are the names in MuJoCo Playground's manipulation tasks.
+    """
+    name = next((name for name in ("success", "reward/success") if name in metrics), None)
+    if name is None:
+        return state
+    return base.GoalState(
+        physics=state.physics,
+        observation=state.observation,
+        reward=state.reward,
+        termination=state.termination,
+        success=(jnp.asarray(metrics[name]) > 0).astype(jnp.float32),
+    )
 
 
 def is_finite(state: base.EnvState) -> jax.Array:

@@ -20,6 +20,7 @@ class Episodes(NamedTuple):
 
     returns: jax.Array  # [B] sum of the task's rewards
     lengths: jax.Array  # [B] int32 agent steps
+    success: jax.Array  # [B] 1 where any step met the goal, else 0; NaN where the task has none
 
 
 class _Carry(NamedTuple):
@@ -50,7 +51,7 @@ def evaluate(
         policy: `planner` (best elite), `prior` (mean of the policy) or `random`.
 
     Returns:
-        Returns and lengths `[B]`.
+        Returns, lengths and success `[B]`.
 
     Raises:
         ValueError: `policy` is none of these.
@@ -74,7 +75,7 @@ def evaluate(
     def step(carry: _Carry) -> _Carry:
         keys = env.env_keys(jax.random.fold_in(key, carry.step))
         actions = choose(carry.env.observation, carry.plan_mean, keys)
-        env_state, timestep = env.step(carry.env, pool, jnp.tanh(actions.u))
+        env_state, timestep, success = env.step_judged(carry.env, pool, jnp.tanh(actions.u))
         ended = jnp.maximum(timestep.termination, timestep.truncation)
         return _Carry(
             env=env_state,
@@ -83,6 +84,10 @@ def evaluate(
             episodes=Episodes(
                 returns=carry.episodes.returns + carry.alive * timestep.reward,
                 lengths=carry.episodes.lengths + carry.alive.astype(jnp.int32),
+                # The maximum with a NaN is NaN.
+                success=jnp.maximum(
+                    carry.episodes.success, jnp.where(carry.alive > 0.0, success, 0.0)
+                ),
             ),
             step=carry.step + 1,
         )
@@ -92,7 +97,7 @@ def evaluate(
         env=start,
         plan_mean=jnp.zeros((*batch, cfg.planner.horizon, env.action_size)),
         alive=jnp.ones(batch),
-        episodes=Episodes(jnp.zeros(batch), jnp.zeros(batch, jnp.int32)),
+        episodes=Episodes(jnp.zeros(batch), jnp.zeros(batch, jnp.int32), jnp.zeros(batch)),
         step=jnp.zeros((), jnp.int32),
     )
     return jax.lax.while_loop(lambda c: jnp.any(c.alive > 0.0), step, carry).episodes

@@ -48,10 +48,12 @@ def evaluation_scalars(record: Mapping[str, Any]) -> dict[str, float]:
     scalars = {
         "eval/normalized_mean": record["normalized_mean"],
         "eval/normalized_iqm": record["normalized_iqm"],
+        "eval/success_mean": record.get("success_mean"),
     }
     for name, task in record["tasks"].items():
         scalars[f"eval/return/{name}"] = task["return_mean"]
         scalars[f"eval/normalized/{name}"] = task["normalized"]
+        scalars[f"eval/success_rate/{name}"] = task.get("success_rate")
     for name, errors in record.get("model_error", {}).items():
         for quantity, values in errors.items():
             scalars[f"eval/error_of_{quantity}/{name}"] = values[0] if values else None

@@ -160,10 +160,12 @@ class Evaluator:
                 "return_std": float(np.std(result.returns[rows])),
                 "length_mean": float(np.mean(result.lengths[rows])),
                 "episodes": self._episodes,
+                "success_rate": _mean_or_none(result.success[rows]),
                 "normalized": scores.normalized_score(spec.name, mean),
             }
         overall = scores.aggregate({name: task["normalized"] for name, task in tasks.items()})
-        return {"policy": policy, "tasks": tasks, **overall}
+        success = scores.known_mean(task["success_rate"] for task in tasks.values())
+        return {"policy": policy, "tasks": tasks, **overall, "success_mean": success}
 
 
 def train_and_evaluate(
@@ -531,6 +533,12 @@ def summarize(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
         mean = np.sum(weight * filled, axis=0) / np.maximum(total, 1e-9)
         summary[name] = np.where(total > 0, mean, np.nan)
     return summary
+
+
+def _mean_or_none(x: np.ndarray | jax.Array) -> float | None:
+    """The mean, `None` where it is NaN, which JSON has not."""
+    mean = float(np.mean(x))
+    return None if np.isnan(mean) else mean
 
 
 def _position(experiment: Experiment, iteration: int, wall_seconds: float) -> dict[str, Any]:

@@ -198,9 +198,18 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, list[float]]:
 
 
 def evaluation_table(record: Mapping[str, Any]) -> str:
-    """Returns one evaluation, as eval.jsonl holds it, as text ('-' for an unknown score)."""
-    rows = [("task", "return", "std", "length", "episodes", "normalized")]
-    for name, task in record["tasks"].items():
+    """Returns one evaluation, as eval.jsonl holds it, as text ('-' for an unknown score).
+
+    There is a column for success where a task defines it.
+    """
+    tasks = record["tasks"]
+    # Lines of earlier versions lack the key.
+    success = {name: task.get("success_rate") for name, task in tasks.items()}
+    mean_success = scores.known_mean(success.values())
+    rows: list[tuple[str, ...]] = [
+        ("task", "return", "std", "length", "episodes", "success", "normalized")
+    ]
+    for name, task in tasks.items():
         rows.append(
             (
                 name,
@@ -208,16 +217,19 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
                 f"{task['return_std']:.1f}",
                 f"{task['length_mean']:.1f}",
                 str(task["episodes"]),
+                _score(success[name]),
                 _score(task["normalized"]),
             )
         )
-    normalized = {name: task["normalized"] for name, task in record["tasks"].items()}
+    normalized = {name: task["normalized"] for name, task in tasks.items()}
     overall, blank = scores.aggregate(normalized), ("",) * 4
-    rows.append(("mean", *blank, _score(overall["normalized_mean"])))
+    rows.append(("mean", *blank, _score(mean_success), _score(overall["normalized_mean"])))
     if len(normalized) > 1:
         worst = overall["worst_task"]
-        rows.append(("interquartile mean", *blank, _score(overall["normalized_iqm"])))
-        rows.append(("worst task", *blank, _score(worst and normalized[worst])))
+        rows.append(("interquartile mean", *blank, "", _score(overall["normalized_iqm"])))
+        rows.append(("worst task", *blank, "", _score(worst and normalized[worst])))
+    if mean_success is None:
+        rows = [(*row[:-2], row[-1]) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -20,6 +20,9 @@ from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_cont
 _RANDOM_STD = 1.0
 # A scale below this would turn rounding noise among equal returns into a preference.
 _MIN_PLAN_SCALE = 1e-3
+# Action sequences that a CPU predicts at once: what more of them leave behind exceeds its cache,
+# and planning takes up to twice as long per environment (docs/performance.md).
+_CPU_SEQUENCES = 2048
 
 
 class TaskRows(Protocol):
@@ -135,9 +138,24 @@ def planned_actions(
         )
 
     per_env = (jnp.asarray(rows.discount)[rows.task_id], scale[rows.task_id])
-    plans = jax.vmap(plan)(z, context, plan_mean, keys, *per_env)
+    inputs = (z, context, plan_mean, keys, *per_env)
+    plans = _map_rows(plan, inputs, size=_CPU_SEQUENCES // cfg.planner.num_samples)
     spread = jnp.std(plans.returns, axis=-1)
     return Actions(plans.u, plans.mean, plans.std, plans.plan_mean, spread)
+
+
+def _map_rows(function: Any, inputs: tuple[Any, ...], *, size: int) -> Any:
+    """`jax.vmap(function)(*inputs)`; on a CPU in chunks of about `size` rows."""
+    num_rows = jax.tree.leaves(inputs)[0].shape[0]
+    num_chunks = -(-num_rows // max(size, 1))
+    if num_chunks == 1:
+        return jax.vmap(function)(*inputs)
+    chunk = -(-num_rows // num_chunks)
+    return jax.lax.platform_dependent(
+        *inputs,
+        cpu=lambda *rows: jax.lax.map(lambda row: function(*row), rows, batch_size=chunk),
+        default=jax.vmap(function),
+    )
 
 
 def plan_with_two_heads(agent: AgentState, key: jax.Array) -> AgentState:

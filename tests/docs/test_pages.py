@@ -4,6 +4,7 @@ import doctest
 import pathlib
 import re
 import shutil
+import tomllib
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 import m3po_jax
 from experiments.configs import toy
 from m3po_jax.deploy.export import export
-from m3po_jax.envs import registry
+from m3po_jax.envs import entry_points, registry
 from m3po_jax.training.workdir import open_workdir
 from tests.integration.saved_run import save_run
 
@@ -86,6 +87,12 @@ def test_the_newcomers_task_is_an_environment(tmp_path, monkeypatch):
     assert steps.termination.any(axis=0).all()
     assert (steps.valid == 1.0).all()
     assert steps.reward[0].min() > 0.0
+
+
+def test_the_newcomers_package_names_the_task_of_the_page():
+    (block,) = blocks("first-task.md", "toml")
+    points = tomllib.loads(block)["project"]["entry-points"]
+    assert points == {entry_points.GROUP: {"Hover": "hover:Hover"}}
 
 
 def test_the_planner_swings_up_a_known_pendulum():

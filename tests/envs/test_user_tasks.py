@@ -49,6 +49,14 @@ class BraxStyle(brax_envs.Env):
         return brax_envs.State(None, obs, x[0], done, dict(metrics), {})
 
 
+class BraxStyleGoal(BraxStyle):
+    """The same with a goal, named as in Playground's manipulation tasks."""
+
+    def _state(self, x, done, metrics):
+        state = super()._state(x, done, metrics)
+        return state.replace(metrics={**state.metrics, "reward/success": 2.0 * (x[0] > 1.0)})
+
+
 def half_an_environment():
     return object()
 
@@ -86,6 +94,19 @@ def test_a_brax_style_environment_with_a_dictionary(key, size):
     assert state.termination == 0.0
     assert step(state, jnp.array([1.0])).termination == 1.0
     assert not any(x.weak_type for x in jax.tree.leaves(state))
+
+
+def test_success_of_a_library_is_in_its_metrics():
+    goal, plain = (
+        registry.make_env(registry.parse_task(f"{HERE}:{name}?observation=state"))
+        for name in ("BraxStyleGoal", "BraxStyle")
+    )
+    start = goal.reset(jax.random.key(0))
+    assert start.success == 0.0
+    assert not isinstance(plain.reset(jax.random.key(0)), base.GoalState)
+    states = [goal.step(start, jnp.array([action])) for action in (0.0, 1.0)]
+    assert [state.success for state in states] == [0.0, 1.0]
+    assert states[0].success.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,40 @@ def test_one_repeat_is_the_environment_itself():
     assert state.reward == 1.0
 
 
+class Goal(Counter):
+    """Its goal is met in the second step alone."""
+
+    def _state(self, count):
+        state, success = super()._state(count), (count == 2).astype(jnp.float32)
+        return base.GoalState(**vars(state), success=success)
+
+
+@pytest.mark.parametrize(("repeats", "expected"), [(1, [0, 1, 0]), (3, [1, 0, 0])])
+def test_success_in_any_step_of_the_repeat_counts_once(repeats, expected):
+    assert [state.success for state in _steps(Goal(), 3, repeats)] == expected
+
+
+def test_success_after_a_termination_does_not_count():
+    assert _steps(Goal(terminate_at=1), 1, 3)[0].success == 0
+
+
+def test_success_in_half_of_the_states_is_refused():
+    class Forgetful(Goal):
+        def reset(self, key):
+            return Counter().reset(key)
+
+    with pytest.raises(ValueError, match="Forgetful must .* not EnvState and GoalState"):
+        _steps(Forgetful(), 1, 1)
+
+
+def test_distractors_keep_success():
+    environment = wrappers.Distractors(Goal(), 2)
+    states = [environment.reset(jax.random.key(0))]
+    for _ in range(2):
+        states.append(environment.step(states[-1], jnp.zeros((1,))))
+    assert [state.success for state in states] == [0, 0, 1]
+
+
 def test_nothing_is_added_after_a_termination():
     (state,) = _steps(Counter(terminate_at=2), 1, 4)
     # 1 + 2, and the successor is the state of the termination, not two steps later.

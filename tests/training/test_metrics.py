@@ -169,6 +169,19 @@ def test_the_table_lists_tasks_and_their_scores_together():
     )
 
 
+def test_the_table_has_a_column_for_success_where_a_task_defines_it():
+    task = {"return_mean": 8.0, "return_std": 1.0, "length_mean": 9.0, "episodes": 4}
+    goal = {**task, "success_rate": 0.25, "normalized": 0.5}
+    plain = {**task, "success_rate": None, "normalized": 0.5}
+    assert metrics.evaluation_table({"tasks": {"a": goal, "b": plain}}).splitlines()[:4] == [
+        "task                return  std  length  episodes  success  normalized",
+        "a                      8.0  1.0     9.0         4    0.250       0.500",
+        "b                      8.0  1.0     9.0         4        -       0.500",
+        "mean                                                 0.250       0.500",
+    ]
+    assert "success" not in metrics.evaluation_table({"tasks": {"b": plain}})
+
+
 def test_the_table_shows_a_dash_where_no_score_is_known():
     task = {"return_mean": 1.0, "return_std": 0.0, "length_mean": 9.0, "episodes": 1}
     record = {"tasks": {"mine/A": {**task, "normalized": None}}}
