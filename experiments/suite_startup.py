@@ -9,6 +9,7 @@ measures the tasks of one body; a row is added to the CSV, which so holds severa
 
 import argparse
 import csv
+import functools
 import importlib
 import os
 import pathlib
@@ -34,29 +35,27 @@ def measure(tasks: Sequence[str], preset: Any) -> dict[str, Any]:
     cfg = from_config_dict(preset)
     env = registry.make(tasks, cfg.env)
     key = jax.random.key(0)
-    traced, compiled = {}, {}
+    traced, compiling, compiled = {}, {}, {}
     for name, function, arguments in _programs(env, cfg.env.unroll_length):
-        lowered, traced[name] = _timed(lambda f=function, a=arguments: jax.jit(f).lower(*a))
+        lowered, traced[name] = _timed(functools.partial(jax.jit(function).lower, *arguments))
         if name != "evaluation":
-            compiled[name], seconds = _timed(lowered.compile)
-            print(f"{name}: traced {traced[name]:.1f} s, compiled {seconds:.1f} s", flush=True)
-            traced[f"{name} compiled"] = seconds
+            compiled[name], compiling[name] = _timed(lowered.compile)
+            times = f"traced {traced[name]:.1f} s, compiled {compiling[name]:.1f} s"
+            print(f"{name}: {times}", flush=True)
     state = jax.block_until_ready(compiled["start"](key))
-    seconds = []
+    unrolls = []
     for _ in range(NUM_UNROLLS):
-        (state, reward), took = _timed(
-            lambda s=state: jax.block_until_ready(compiled["unroll"](s, key))
-        )
-        seconds.append(took)
+        (state, reward), took = _timed(functools.partial(compiled["unroll"], state, key))
+        unrolls.append(took)
     return {
         "tasks": len(tasks),
         "environments": env.batch_size,
         "start_trace_seconds": round(traced["start"], 1),
-        "start_compile_seconds": round(traced["start compiled"], 1),
+        "start_compile_seconds": round(compiling["start"], 1),
         "unroll_trace_seconds": round(traced["unroll"], 1),
-        "unroll_compile_seconds": round(traced["unroll compiled"], 1),
+        "unroll_compile_seconds": round(compiling["unroll"], 1),
         "evaluation_trace_seconds": round(traced["evaluation"], 1),
-        "agent_step_ms": round(1e3 * sorted(seconds)[NUM_UNROLLS // 2] / cfg.env.unroll_length, 2),
+        "agent_step_ms": round(1e3 * sorted(unrolls)[NUM_UNROLLS // 2] / cfg.env.unroll_length, 2),
         "mean_reward": round(float(reward.mean()), 4),
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
@@ -92,9 +91,11 @@ def _programs(env: Any, unroll_length: int) -> list[tuple[str, Callable[..., Any
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """What it returns, and its CPU seconds."""
+    """What it returns, all computed, and its CPU seconds."""
+    import jax
+
     begin = time.process_time()
-    result = call()
+    result = jax.block_until_ready(call())
     return result, time.process_time() - begin
 
 
