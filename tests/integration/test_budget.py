@@ -12,7 +12,8 @@ import pytest
 
 from tests.integration.budget import BUDGET
 
-ALLOWED = 0.05
+# Counting is exact, but how operations are fused, and so what they read again, is the compiler's.
+ALLOWED = {"flops": 0.01, "bytes": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,6 @@ def test_a_run_compiles_no_more_programs(budget, counts):
     assert counts["programs"] == budget["programs"]
 
 
-@pytest.mark.parametrize("what", ["flops", "bytes"])
+@pytest.mark.parametrize("what", ALLOWED)
 def test_an_iteration_does_no_more_work(budget, counts, what):
-    assert counts[what] == pytest.approx(budget[what], rel=ALLOWED)
+    assert counts[what] == pytest.approx(budget[what], rel=ALLOWED[what])
