@@ -175,8 +175,9 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
             power = 1.0 if (over, curve) in PROPORTIONAL else 0.0
             law = [y[-1] * (n / x[-1]) ** power for n in x]
             axis.plot(x, law, "--", color=line.get_color(), alpha=0.6)
-            axis.set_xticks(x, [f"{n:,}" for n in x], fontsize=7)
         axis.set(xscale="log", yscale="log", xlabel=over, ylabel=label)
+        numbers = sorted({int(row["number"]) for row in rows if row["over"] == over})
+        axis.set_xticks(numbers, [f"{n:,}" for n in numbers], fontsize=7)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         if axis.lines:
