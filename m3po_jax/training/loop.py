@@ -22,6 +22,7 @@ from m3po_jax.ops import checks
 from m3po_jax.replay import buffer
 from m3po_jax.training import model_error, processes, sharding
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.evaluate import Episodes
 from m3po_jax.training.fault import FaultWatch
 from m3po_jax.training.metrics import MetricsWriter, Sink, evaluation_table, read_evaluations
@@ -142,7 +143,7 @@ class Evaluator:
         lowered = play.lower(agent, jax.random.key(0))
 
         def compile_it() -> None:
-            self._programs[policy] = lowered.compile()
+            self._programs[policy] = compile_program(lowered)
 
         return compile_it
 
@@ -304,10 +305,11 @@ class _Run:
                 )
             # One program: eager resets would compile each operation of the simulators alone. The
             # seed is an argument, so that all seeds share the compiled program.
-            init = sharding.shard_init(*experiment.parts)
-            start = functools.partial(init, jax.random.key(config.seed))
+            key = jax.random.key(config.seed)
+            init = sharding.shard_init(*experiment.parts).lower(key)
             progress.say("Compiling the start state ...")
-            self._state: TrainState = jax.block_until_ready(self._timed("the start state", start))
+            start = self._timed("the start state", functools.partial(compile_program, init))
+            self._state: TrainState = jax.block_until_ready(start(key))
             processes.wait_for_all("the start state")
             self._iteration, self._wall_before = 0, 0.0
         else:
@@ -394,7 +396,7 @@ class _Run:
         else:
             train_step = sharding.shard_train_step(*self._experiment.parts)
         programs: dict[str, Callable[[], Any]] = {
-            "the training step": train_step.lower(self._state).compile,
+            "the training step": functools.partial(compile_program, train_step.lower(self._state)),
             "the evaluation": evaluator.prepare(agent, policy=policy),
         }
         if self._experiment.config.has_model:

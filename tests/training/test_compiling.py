@@ -1,0 +1,36 @@
+"""Large programs on a CPU."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m3po_jax.training import compiling
+
+on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="of a CPU")
+
+
+def lowered():
+    return jax.jit(lambda x: jnp.sum(jnp.tanh(x @ x))).lower(np.ones((8, 8), np.float32))
+
+
+@on_cpu
+def test_xla_takes_the_option_of_a_large_program(monkeypatch):
+    x = np.linspace(-1.0, 1.0, 64, dtype=np.float32).reshape(8, 8)
+    expected = compiling.compile_program(lowered())(x)
+    monkeypatch.setattr(compiling, "LARGE_PROGRAM", 1)
+    np.testing.assert_allclose(compiling.compile_program(lowered())(x), expected, rtol=1e-5)
+
+
+@on_cpu
+@pytest.mark.parametrize(("lines", "large"), [(4, True), (3, False)])
+def test_only_a_large_program_has_it(monkeypatch, lines, large):
+    class Program:
+        def as_text(self):
+            return "one\n" * lines
+
+        def compile(self, compiler_options):
+            return compiler_options
+
+    monkeypatch.setattr(compiling, "LARGE_PROGRAM", 4)
+    assert (compiling.compile_program(Program()) is not None) == large
