@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 from m3po_jax.config import Config
@@ -147,9 +148,10 @@ def planned_actions(
 def _map_rows(function: Any, inputs: tuple[Any, ...], *, size: int) -> Any:
     """`jax.vmap(function)(*inputs)`; on a CPU in chunks of about `size` rows."""
     num_rows = jax.tree.leaves(inputs)[0].shape[0]
-    num_chunks = -(-num_rows // max(size, 1))
-    if num_chunks == 1:
+    # An exported program takes any number of rows.
+    if jax.export.is_symbolic_dim(num_rows) or num_rows <= size:
         return jax.vmap(function)(*inputs)
+    num_chunks = -(-num_rows // max(size, 1))
     chunk = -(-num_rows // num_chunks)
     return jax.lax.platform_dependent(
         *inputs,
