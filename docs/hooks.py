@@ -105,11 +105,12 @@ def commands() -> str:
 
 
 def readme_results() -> str:
-    """The README's measured results, whose links lead out of the site."""
+    """The README's measured results; their links lead out of the site, their figures do not."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.split("<!-- results: begin.")[1].split("-->", 1)[1]
     section = section.split("<!-- results: end -->")[0]
-    return re.sub(r"\[([^\]]+)\]\((?!https?:)([^)]+)\)", r"\1 (`\2`)", section).strip()
+    section = section.replace("](docs/figures/", "](figures/")
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)]+)\)", r"\1 (`\2`)", section).strip()
 
 
 GENERATED: dict[str, Callable[[], str]] = {
