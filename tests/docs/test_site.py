@@ -56,7 +56,9 @@ def test_every_command_is_listed_with_its_flags(hooks):
 def test_the_results_are_the_readmes_and_link_nowhere_into_the_clone(hooks):
     text = hooks.readme_results()
     assert "| **M3PO, planner**" in text
-    assert not re.findall(r"\]\((?!https?:)", text)
+    assert not re.findall(r"\]\((?!https?:|figures/)", text)
+    figures = re.findall(r"!\[[^\]]+\]\((figures/[^)]+)\)", text)
+    assert figures and all((ROOT / "docs" / figure).exists() for figure in figures)
 
 
 def test_formulas_are_drawn(hooks):
