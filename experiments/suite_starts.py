@@ -8,7 +8,6 @@ Needs Linux.
 """
 
 import argparse
-import csv
 import importlib
 import os
 import pathlib
@@ -19,7 +18,7 @@ import tempfile
 import time
 from typing import Any
 
-from experiments.suite_startup import circumstances
+from experiments.suite_startup import add_row, circumstances
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "suite_starts.csv"
 CONFIGS = pathlib.Path(__file__).parent / "configs"
@@ -100,13 +99,7 @@ def main() -> None:
         for number in ("first", "second"):
             measured = start(arguments.preset, place / number, place / "cache")
             row = {"preset": arguments.preset, "start": number, **measured, **circumstances()}
-            new = not arguments.out.exists()
-            with arguments.out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, list(row))
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
-            print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+            add_row(arguments.out, row)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ import os
 import pathlib
 import platform
 import resource
-import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "suite_startup.csv"
@@ -103,13 +102,21 @@ def circumstances() -> dict[str, str]:
     """Which code ran where."""
     import jax
 
-    import m3po_jax
+    from m3po_jax.training import workdir
 
-    folder = pathlib.Path(m3po_jax.__file__).parent
-    git = ["git", "-C", str(folder)]
-    commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
     hardware = f"{len(os.sched_getaffinity(0))} CPU cores, {platform.machine()}"
-    return {"commit": commit, "jax": jax.__version__, "hardware": hardware}
+    return {"commit": workdir.commit() or "", "jax": jax.__version__, "hardware": hardware}
+
+
+def add_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Adds a row to a CSV, which may be new, and prints it."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
 
 
 def main() -> None:
@@ -122,14 +129,7 @@ def main() -> None:
     preset = importlib.import_module(f"experiments.configs.{arguments.preset}").get_config()
     tasks = [name for name in preset.tasks if arguments.only in name]
     chosen = {"preset": arguments.preset, "only": arguments.only}
-    row = {**chosen, **measure(tasks, preset), **circumstances()}
-    new = not arguments.out.exists()
-    with arguments.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-    print(", ".join(f"{name} {value}" for name, value in row.items()))
+    add_row(arguments.out, {**chosen, **measure(tasks, preset), **circumstances()})
 
 
 if __name__ == "__main__":

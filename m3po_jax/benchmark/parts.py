@@ -102,9 +102,9 @@ def _acting(experiment: Experiment) -> Part:
     def once(carry: Any, inputs: Any, key: jax.Array) -> Any:
         plan_mean, u = carry
         agent, observation, beta = inputs
-        # The sum, which changes no digit, keeps the compiler from encoding once for all calls.
         if cfg.planner.collect:
             agent = rollout.plan_with_two_heads(agent, key)
+        # The sum, which changes no digit, keeps the compiler from encoding once for all calls.
         args = (
             networks,
             agent,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from m3po_jax.networks import layers
 from m3po_jax.networks.task_embedding import TaskEmbedding
+from m3po_jax.ops import rows
 
 
 class WorldModel(nn.Module):
@@ -97,9 +98,8 @@ class WorldModel(nn.Module):
         the N rows draws its dropout with its own key.
         """
         if dropout_keys is not None:
-            heads = jnp.arange(self.num_q)
-            fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-            dropout_keys = jax.vmap(fold, in_axes=(None, 0))(dropout_keys, heads)
+            of_heads = jax.vmap(rows.keys, in_axes=(0, None), out_axes=1)
+            dropout_keys = of_heads(dropout_keys, jnp.arange(self.num_q))
         return self.q(_join(z, a, e), dropout_keys)
 
     def decode(self, z: jax.Array, e: jax.Array) -> jax.Array:

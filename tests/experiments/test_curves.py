@@ -4,19 +4,9 @@ import numpy as np
 import pytest
 
 from experiments import curves
+from tests.experiments.tables import row
 
 pytest.importorskip("rliable", reason="pip install -e '.[experiments]'")
-
-
-def row(agent, seed, step, task, score, setting="s"):
-    return {
-        "agent": agent,
-        "setting": setting,
-        "seed": str(seed),
-        "env_steps_per_task": str(step),
-        "task": task,
-        "normalized": str(score),
-    }
 
 
 ROWS = [

@@ -3,6 +3,7 @@
 import pytest
 
 from experiments import curves, transfer
+from tests.experiments.tables import row
 
 pytest.importorskip("rliable", reason="pip install -e '.[experiments]'")
 
@@ -13,14 +14,7 @@ SCRATCH = {100: (0.0, 0.2), 200: (0.5, 0.5), 300: (0.6, 0.8)}
 
 def rows(agent, setting, curve, task):
     return [
-        {
-            "agent": agent,
-            "setting": setting,
-            "seed": str(seed),
-            "env_steps_per_task": str(step),
-            "task": task,
-            "normalized": str(score),
-        }
+        row(agent, seed, step, task, score, setting)
         for step, values in curve.items()
         for seed, score in enumerate(values)
     ]
