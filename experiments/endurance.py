@@ -21,7 +21,7 @@ from absl import app, flags
 from experiments.configs import toy
 from m3po_jax.config import Config, from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.training import loop
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.training.train_step import make_train_step
 
 ITERATIONS = flags.DEFINE_integer("iterations", 2000, "Training iterations.", lower_bound=40)
@@ -54,7 +54,7 @@ def small_config(iterations: int) -> Config:
     # The ring wraps many times.
     tree.replay.capacity = 4800
     config = from_config_dict(tree)
-    steps = iterations * loop.make_experiment(config).env_steps_per_iteration
+    steps = iterations * make_experiment(config).env_steps_per_iteration
     config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, total_env_steps=steps)
     )
@@ -64,9 +64,8 @@ def small_config(iterations: int) -> Config:
 
 def measure(config: Config, iterations: int) -> Iterator[dict[str, float]]:
     """Runs the iterations and yields a row of measurements `_ROWS` times."""
-    experiment = loop.make_experiment(config)
-    parts = (experiment.env, experiment.networks, experiment.optimizers, experiment.config)
-    step: Any = jax.jit(make_train_step(*parts), donate_argnums=0)
+    experiment = make_experiment(config)
+    step: Any = jax.jit(make_train_step(experiment.parts), donate_argnums=0)
     state = jax.jit(experiment.init)(jax.random.key(config.seed))
     every = max(iterations // _ROWS, 1)
     began = time.monotonic()

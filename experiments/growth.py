@@ -33,7 +33,8 @@ def _experiment(num_tasks: int = 1, **sizes: int) -> Any:
     from m3po_jax.envs import task, toy
     from m3po_jax.envs.multitask import MultiTaskEnv
     from m3po_jax.networks.factory import make_networks
-    from m3po_jax.training import loop, sharding, state
+    from m3po_jax.training import sharding, state
+    from m3po_jax.training.experiment import Experiment
 
     cfg = default_config()
     cfg.tasks = ("toy/LinearQuadratic",)
@@ -61,7 +62,7 @@ def _experiment(num_tasks: int = 1, **sizes: int) -> Any:
     env = MultiTaskEnv(tasks)
     networks = make_networks(env.specs, env.action_mask, env.observation_size, config.network)
     optimizers = state.make_optimizers(config, iterations=1, transitions=1)
-    return loop.Experiment(config, env, networks, optimizers, sharding.choose_devices(config))
+    return Experiment(config, env, networks, optimizers, sharding.choose_devices(config))
 
 
 def _seconds(experiment: Any, names: Sequence[str]) -> dict[str, float]:

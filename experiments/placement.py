@@ -32,7 +32,8 @@ def measure(placement: str, num_devices: int, tasks: tuple[str, ...]) -> dict[st
     from m3po_jax.config import default_config, from_config_dict
     from m3po_jax.config_validation import validate
     from m3po_jax.envs.by_task import step_costs
-    from m3po_jax.training import loop, sharding
+    from m3po_jax.training import sharding
+    from m3po_jax.training.experiment import make_experiment
 
     cfg = default_config()
     cfg.tasks = tasks
@@ -44,10 +45,10 @@ def measure(placement: str, num_devices: int, tasks: tuple[str, ...]) -> dict[st
     cfg.train.random_env_steps, cfg.train.total_env_steps = 10**5, 10**6
     config = from_config_dict(cfg)
     validate(config)
-    experiment = loop.make_experiment(config)
-    mesh, env, networks, _, _ = experiment.parts
-    state = sharding.shard_init(*experiment.parts)(jax.random.key(0))
-    collect = jax.jit(sharding.shard_collect(mesh, env, networks, config))
+    experiment = make_experiment(config)
+    mesh, env = experiment.mesh, experiment.env
+    state = sharding.shard_init(experiment.mesh, experiment.parts)(jax.random.key(0))
+    collect = jax.jit(sharding.shard_collect(mesh, experiment.parts))
     traced = collect.trace(state)
     cost = cost_of(traced.jaxpr.jaxpr, trips=1.0)
     emulated = jax.default_backend() == "cpu"

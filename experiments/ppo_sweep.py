@@ -21,8 +21,8 @@ import numpy as np
 from experiments.configs.baselines import ppo
 from m3po_jax.config import Config, from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.training import loop
 from m3po_jax.training.evaluate import evaluate
+from m3po_jax.training.experiment import Experiment, make_experiment
 from m3po_jax.training.state import AgentState, TrainState, make_optimizers
 from m3po_jax.training.train_step import make_train_step
 
@@ -77,7 +77,7 @@ def run_group(group: Group, env_steps: tuple[int, ...]) -> Iterator[dict[str, An
         One row of results per setting and evaluation.
     """
     config = group_config(group, env_steps[-1])
-    experiment = loop.make_experiment(config)
+    experiment = make_experiment(config)
     settings = list(itertools.product(LEARNING_RATES, ENTROPY_SCALES, SEEDS))
     rates, entropies, seeds = (jnp.asarray(column) for column in zip(*settings, strict=True))
 
@@ -85,8 +85,8 @@ def run_group(group: Group, env_steps: tuple[int, ...]) -> Iterator[dict[str, An
         cfg = with_rates(config, learning_rate, entropy_scale)
         # PPO's step sizes are constant: the length of the run does not matter.
         optimizers = make_optimizers(cfg, iterations=1, transitions=1)
-        step = make_train_step(experiment.env, experiment.networks, optimizers, cfg)
-        return step(state)[0]
+        parts = experiment.parts._replace(optimizers=optimizers, cfg=cfg)
+        return make_train_step(parts)(state)[0]
 
     def play(agent: AgentState) -> jax.Array:
         return evaluate(
@@ -120,7 +120,7 @@ def run_group(group: Group, env_steps: tuple[int, ...]) -> Iterator[dict[str, An
             }
 
 
-def _result(experiment: loop.Experiment, iteration: int, means: np.ndarray) -> dict[str, Any]:
+def _result(experiment: Experiment, iteration: int, means: np.ndarray) -> dict[str, Any]:
     """Env steps, mean return of each task and their normalised mean."""
     names = [spec.name for spec in experiment.env.specs]
     returns = {name: float(mean) for name, mean in zip(names, means, strict=True)}

@@ -16,7 +16,8 @@ import jax
 from experiments import runs
 from m3po_jax.config import default_config, from_config_dict
 from m3po_jax.envs.catalog import CATALOG
-from m3po_jax.training import loop
+from m3po_jax.training.evaluator import Evaluator
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.training.state import init_agent
 
 COLUMNS = ("task", "return_mean", "return_std", "length_mean", "episodes", "seconds")
@@ -28,10 +29,10 @@ def measure(task: str, episodes: int) -> dict[str, object]:
     config = default_config()
     config.tasks = (task,)
     config.env.action_repeat = 1
-    experiment = loop.make_experiment(from_config_dict(config))
+    experiment = make_experiment(from_config_dict(config))
     start = time.monotonic()
     agent = init_agent(experiment.networks, experiment.optimizers, jax.random.key(0))
-    evaluator = loop.Evaluator(experiment, episodes=episodes)
+    evaluator = Evaluator(experiment, episodes=episodes)
     (result,) = evaluator(agent, policy="random", seed=0)["tasks"].values()
     row = {name: result.get(name) for name in COLUMNS}
     return {**row, "task": task, "seconds": round(time.monotonic() - start, 1)}

@@ -130,7 +130,7 @@ def describe(num_devices: int, fsdp: int, size: str) -> dict[str, float | int | 
     from m3po_jax.training import sharding
 
     shapes = experiment.state_shapes()
-    traced = sharding.shard_train_step(*experiment.parts).trace(shapes)
+    traced = sharding.shard_train_step(experiment.mesh, experiment.parts).trace(shapes)
     cost = cost_of(traced.jaxpr.jaxpr, trips=float(UPDATES))
     begin = time.monotonic()
     compiled = traced.lower().compile()
@@ -164,7 +164,7 @@ def describe(num_devices: int, fsdp: int, size: str) -> dict[str, float | int | 
 def _experiment(num_devices: int, fsdp: int, size: str) -> Any:
     from m3po_jax.config import default_config, from_config_dict
     from m3po_jax.config_validation import validate
-    from m3po_jax.training import loop
+    from m3po_jax.training.experiment import make_experiment
 
     cfg = default_config()
     cfg.tasks = ("toy/LinearQuadratic", "toy/TerminatingPole")
@@ -181,7 +181,7 @@ def _experiment(num_devices: int, fsdp: int, size: str) -> Any:
     cfg.train.num_devices, cfg.train.fsdp_devices = num_devices, fsdp
     config = from_config_dict(cfg)
     validate(config)
-    return loop.make_experiment(config)
+    return make_experiment(config)
 
 
 def _predict(cost: Cost, num_devices: int, hardware: Hardware) -> float:
@@ -200,7 +200,7 @@ def _measure(experiment: Any, step: Any) -> float:
 
     from m3po_jax.training import sharding
 
-    state = sharding.shard_init(*experiment.parts)(jax.random.key(0))
+    state = sharding.shard_init(experiment.mesh, experiment.parts)(jax.random.key(0))
     seconds = []
     for _ in range(16):
         begin = time.monotonic()

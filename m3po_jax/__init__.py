@@ -37,7 +37,8 @@ if TYPE_CHECKING:
         surrogate_loss,
         trust_region_update,
     )
-    from m3po_jax.training.loop import make_experiment, train_and_evaluate
+    from m3po_jax.training.experiment import make_experiment
+    from m3po_jax.training.loop import train_and_evaluate
     from m3po_jax.training.train_step import make_train_step
     from m3po_jax.training.workdir import open_workdir
     from m3po_jax.types import LatentModel
@@ -68,7 +69,7 @@ _HOME = {
     "init_trust_region": "m3po_jax.policy.trust_region",
     "lambda_return": "m3po_jax.ops.returns",
     "load": "m3po_jax.deploy.agent",
-    "make_experiment": "m3po_jax.training.loop",
+    "make_experiment": "m3po_jax.training.experiment",
     "make_planner": "m3po_jax.planning.known_dynamics",
     "make_train_step": "m3po_jax.training.train_step",
     "mppi_plan": "m3po_jax.planning.mppi",

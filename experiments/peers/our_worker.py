@@ -13,7 +13,8 @@ from experiments.configs.baselines import m3po, ppo, tdmpc2
 from experiments.peers import sizes, turns
 from m3po_jax.config import Config, from_config_dict
 from m3po_jax.networks.factory import make_networks
-from m3po_jax.training import loop, rollout, sharding, state, train_step
+from m3po_jax.training import rollout, sharding, state, train_step
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import TaskSpec, Window
 
 TASK = "toy/LinearQuadratic"
@@ -66,13 +67,13 @@ def model_programs(cfg: Config) -> dict[str, Callable[[], Any]]:
     networks = make_networks((spec,), masks, sizes.OBSERVATION, cfg.network)
     optimizers = state.make_optimizers(cfg, iterations=1, transitions=1)
     agent = jax.jit(lambda key: state.init_agent(networks, optimizers, key))(jax.random.key(0))
+    parts = state.Parts(task, networks, optimizers, cfg)
     beta = jnp.full((), 0.1) if cfg.has_bonus else None
     keys = jax.random.split(jax.random.key(1), 4)
     window = _window(keys[:2])
     once = jax.jit(
         lambda agent, key: train_step.update_from_windows(
-            agent, window, jax.random.split(key, 3), env=task, networks=networks,
-            optimizers=optimizers, beta=beta, cfg=cfg,
+            agent, window, jax.random.split(key, 3), parts=parts, beta=beta
         ),
         donate_argnums=0,
     )  # fmt: skip
@@ -106,9 +107,9 @@ def ppo_programs() -> dict[str, Callable[[], Any]]:
     settings.policy.minibatches = settings.critic.minibatches = sizes.PPO_MINIBATCHES
     settings.train.total_env_steps = 10_000_000
     settings.train.num_devices = 1
-    experiment = loop.make_experiment(from_config_dict(settings))
-    step = sharding.shard_train_step(*experiment.parts)
-    now = [sharding.shard_init(*experiment.parts)(jax.random.key(0))]
+    experiment = make_experiment(from_config_dict(settings))
+    step = sharding.shard_train_step(experiment.mesh, experiment.parts)
+    now = [sharding.shard_init(experiment.mesh, experiment.parts)(jax.random.key(0))]
 
     def iteration() -> Any:
         now[0], metrics = step(now[0])

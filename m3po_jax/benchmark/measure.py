@@ -21,7 +21,8 @@ from m3po_jax.benchmark.parts import (
     updates_per_iteration,
 )
 from m3po_jax.config import Config
-from m3po_jax.training import loop, sharding
+from m3po_jax.training import sharding
+from m3po_jax.training.experiment import Experiment, make_experiment, on_one_device
 from m3po_jax.training.state import TrainState
 
 SCHEMA = 1
@@ -41,7 +42,7 @@ def benchmark(config: Config, *, repetitions: int, clock: str) -> _Record:
         iteration and its parts, and the machine's rates.
     """
     clocks.check_clock(clock)
-    bench = _Bench(loop.make_experiment(loop.on_one_device(config)))
+    bench = _Bench(make_experiment(on_one_device(config)))
     rates = clocks.rate_programs(config)
     programs = {name: program for name, (program, _) in rates.items()}
     programs |= {"whole_step": bench.whole_step}
@@ -64,17 +65,17 @@ def benchmark(config: Config, *, repetitions: int, clock: str) -> _Record:
 class _Bench:
     """The compiled programs of an experiment, and the state that they run on."""
 
-    def __init__(self, experiment: loop.Experiment):
+    def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.parts = make_parts(experiment)
         self._compile_seconds: dict[str, float] = {}
         self._costs: dict[str, Cost] = {}
         key = jax.random.key(experiment.config.seed)
         begin = time.monotonic()
-        init = sharding.shard_init(*experiment.parts).lower(key).compile()
+        init = sharding.shard_init(experiment.mesh, experiment.parts).lower(key).compile()
         state = self._compiled("start_state", init, begin)(key)
         begin = time.monotonic()
-        step = sharding.shard_train_step(*experiment.parts).lower(state).compile()
+        step = sharding.shard_train_step(experiment.mesh, experiment.parts).lower(state).compile()
         updates = float(updates_per_iteration(experiment))
         self._step = self._compiled("whole_step", step, begin, trips=updates)
         self._state: TrainState = self._ready(state)

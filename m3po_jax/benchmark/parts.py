@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from m3po_jax.replay import buffer
 from m3po_jax.training import rollout, train_step, update
-from m3po_jax.training.loop import Experiment
+from m3po_jax.training.experiment import Experiment
 from m3po_jax.training.state import TrainState
 from m3po_jax.types import Trajectory
 
@@ -131,20 +131,11 @@ def _acting(experiment: Experiment) -> Part:
 
 def _fresh_update(experiment: Experiment) -> Part:
     """Learning from the newest unroll: critic, bonus and, without a model, the policy."""
-    _, env, networks, optimizers, cfg = experiment.parts
+    parts = experiment.parts
 
     def once(agent: Any, inputs: Any, key: jax.Array) -> Any:
         trajectory, beta = inputs
-        learned, _ = train_step.learn_from_rollout(
-            agent,
-            trajectory,
-            key,
-            env=env,
-            networks=networks,
-            optimizers=optimizers,
-            beta=beta,
-            cfg=cfg,
-        )
+        learned, _ = train_step.learn_from_rollout(agent, trajectory, key, parts=parts, beta=beta)
         return learned
 
     def inputs(state: TrainState) -> Any:
@@ -164,7 +155,7 @@ def _replay_write(experiment: Experiment) -> Part:
 
 
 def _replay_sample(experiment: Experiment) -> Part:
-    sample = functools.partial(train_step.sample_windows, env=experiment.env, cfg=experiment.config)
+    sample = functools.partial(train_step.sample_windows, parts=experiment.parts)
     return Part(
         "replay_sample",
         updates_per_iteration(experiment),
@@ -175,7 +166,7 @@ def _replay_sample(experiment: Experiment) -> Part:
 
 
 def _model_update(experiment: Experiment) -> Part:
-    _, env, networks, optimizers, cfg = experiment.parts
+    env, networks, optimizers, cfg = experiment.parts
 
     def once(agent: Any, window: Any, key: jax.Array) -> Any:
         discount = jnp.asarray(env.discount)[window.task_id]
@@ -190,7 +181,8 @@ def _model_update(experiment: Experiment) -> Part:
 
 
 def _policy_update(experiment: Experiment) -> Part:
-    _, env, networks, optimizers, cfg = experiment.parts
+    parts = experiment.parts
+    env, networks, _, cfg = parts
     size, horizon = cfg.world_model.batch_size, cfg.world_model.horizon
 
     def once(agent: Any, inputs: Any, key: jax.Array) -> Any:
@@ -200,11 +192,8 @@ def _policy_update(experiment: Experiment) -> Part:
             z,
             task_id,
             jax.random.split(key),
-            env=env,
-            networks=networks,
-            optimizers=optimizers,
+            parts=parts,
             beta=beta,
-            cfg=cfg,
         )
         return learned
 

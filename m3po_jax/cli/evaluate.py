@@ -29,10 +29,11 @@ def main() -> None:
     if not workdir.has_checkpoint(FLAGS.workdir):
         raise workdir.WorkdirError(f"{FLAGS.workdir} has no checkpoint yet; train longer first")
     command_line.use_compile_cache()
-    from m3po_jax.training import loop, metrics
+    from m3po_jax.training import metrics
+    from m3po_jax.training.evaluator import evaluate_workdir
 
     for policy in FLAGS.policy:
-        record = loop.evaluate_workdir(
+        record = evaluate_workdir(
             config, FLAGS.workdir, episodes=FLAGS.episodes, policy=policy, seed=FLAGS.seed
         )
         if FLAGS.json:

@@ -7,8 +7,8 @@ import jax
 
 from m3po_jax.config import Config
 from m3po_jax.ops import checks, finite
-from m3po_jax.training import loop
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.experiment import make_experiment, on_one_device
 from m3po_jax.training.fault import skipped_modules
 from m3po_jax.training.train_step import make_train_step
 
@@ -26,7 +26,7 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
     Raises:
         CheckpointError: The bundle holds no state or a damaged one.
     """
-    experiment = loop.make_experiment(loop.on_one_device(config))
+    experiment = make_experiment(on_one_device(config))
     with Checkpointer(folder) as checkpointer:
         restored = checkpointer.restore_latest(experiment.state_shapes())
     if restored is None:
@@ -49,7 +49,7 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
                 f"  gradient leaves: {_listed(bad_leaves) or 'all finite'}"
             )
 
-    step = make_train_step(*experiment.parts[1:])
+    step = make_train_step(experiment.parts)
     with finite.observed(observe):
         _, metrics = jax.block_until_ready(jax.jit(step)(state))
         jax.effects_barrier()

@@ -6,8 +6,10 @@ from typing import Any
 import jax
 
 from m3po_jax.config import Config
-from m3po_jax.training import loop, sharding, transfer, workdir
+from m3po_jax.training import sharding, transfer, workdir
 from m3po_jax.training.checkpoint import Checkpointer
+from m3po_jax.training.evaluator import Evaluator
+from m3po_jax.training.experiment import Experiment, make_experiment, restore_run
 from m3po_jax.training.metrics import MetricsWriter
 from m3po_jax.training.state import TrainState
 
@@ -39,8 +41,8 @@ def begin(
     with Checkpointer(folder) as checkpointer:
         if checkpointer.latest_step() is not None:
             return
-        old, old_state, _ = loop.restore_run(workdir.read_config(source), source)
-        new = loop.make_experiment(config)
+        old, old_state, _ = restore_run(workdir.read_config(source), source)
+        new = make_experiment(config)
         state = _first_state(old_state, old, new, embedding=embedding, replay=replay)
         _evaluate(new, state, folder)
         meta = new.meta(env_steps=0, wall_seconds=0.0)
@@ -49,14 +51,14 @@ def begin(
 
 def _first_state(
     old_state: TrainState,
-    old: loop.Experiment,
-    new: loop.Experiment,
+    old: Experiment,
+    new: Experiment,
     *,
     embedding: str,
     replay: bool,
 ) -> TrainState:
     ends = (transfer.Ends(old.env, old.networks), transfer.Ends(new.env, new.networks))
-    state: TrainState = sharding.shard_init(*new.parts)(jax.random.key(new.config.seed))
+    state: TrainState = sharding.shard_init(new.mesh, new.parts)(jax.random.key(new.config.seed))
     agent = transfer.transfer_agent(old_state.agent, state.agent, *ends, embedding=embedding)
     stored = state.replay
     if replay:
@@ -69,9 +71,9 @@ def _first_state(
     )
 
 
-def _evaluate(new: loop.Experiment, state: TrainState, folder: str | os.PathLike[str]) -> None:
+def _evaluate(new: Experiment, state: TrainState, folder: str | os.PathLike[str]) -> None:
     cfg = new.config.train
-    evaluator = loop.Evaluator(new, episodes=cfg.eval_episodes)
+    evaluator = Evaluator(new, episodes=cfg.eval_episodes)
     result = evaluator(state.agent, policy=cfg.eval_policy, seed=new.config.seed)
     position: dict[str, Any] = {"env_steps": 0, "env_steps_per_task": 0.0, "wall_seconds": 0.0}
     with MetricsWriter(folder) as writer:

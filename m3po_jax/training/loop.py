@@ -1,7 +1,6 @@
-"""The run: compile, train, evaluate, write down, save; and evaluation of a saved run."""
+"""The run: compile, train, evaluate, write down, save."""
 
 import concurrent.futures
-import dataclasses
 import functools
 import os
 import pathlib
@@ -12,161 +11,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from m3po_jax import config_validation
 from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
-from m3po_jax.envs import registry, scores
-from m3po_jax.envs.by_task import placement_text
-from m3po_jax.envs.multitask import MultiTaskEnv
-from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.ops import checks
-from m3po_jax.replay import buffer
 from m3po_jax.training import model_error, processes, sharding
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.compiling import compile_program
-from m3po_jax.training.evaluate import Episodes
+from m3po_jax.training.evaluator import Evaluator
+from m3po_jax.training.experiment import Experiment, description, make_experiment
 from m3po_jax.training.fault import FaultWatch
 from m3po_jax.training.metrics import MetricsWriter, Sink, evaluation_table, read_evaluations
 from m3po_jax.training.preemption import Preempted
 from m3po_jax.training.progress import Progress
-from m3po_jax.training.state import (
-    AgentState,
-    Optimizers,
-    TrainState,
-    init_train_state,
-    make_optimizers,
-)
-from m3po_jax.training.train_step import (
-    SKIPPED,
-    env_steps_per_iteration,
-    make_train_step,
-    num_iterations,
-)
+from m3po_jax.training.state import TrainState
+from m3po_jax.training.train_step import SKIPPED, make_train_step
 from m3po_jax.training.workdir import holds_metrics
 
 # Sums over the iterations that one line of metrics.csv covers; the other metrics are averaged.
 _SUMMED = ("rollout/episodes", "rollout/faults", SKIPPED)
-# Evaluations draw from a stream of their own, which training never touches.
-_EVALUATION_STREAM = 0x5EED
 _MODEL_ERROR_STREAM = 0xE4404
 Step = Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A config brought to life.
-
-    Attributes:
-        config: The settings.
-        env: Environments of training.
-        networks: The bundle of modules.
-        optimizers: One optimizer per set of parameters.
-        mesh: The devices of the run.
-    """
-
-    config: Config
-    env: MultiTaskEnv
-    networks: Networks
-    optimizers: Optimizers
-    mesh: sharding.Devices
-
-    def init(self, key: jax.Array) -> TrainState:
-        """State before the first step. The key is consumed."""
-        return init_train_state(self.env, self.networks, self.optimizers, self.config, key)
-
-    def state_shapes(self) -> TrainState:
-        """The state's shapes and places, as `jax.ShapeDtypeStruct`s; nothing is computed."""
-        return sharding.placed(self.mesh, jax.eval_shape(self.init, jax.random.key(0)))
-
-    @property
-    def parts(self) -> tuple[sharding.Devices, MultiTaskEnv, Networks, Optimizers, Config]:
-        """What the compiled functions of `sharding` are made of."""
-        return self.mesh, self.env, self.networks, self.optimizers, self.config
-
-    def meta(self, *, env_steps: int, wall_seconds: float) -> dict[str, Any]:
-        """What a checkpoint says of itself."""
-        tasks = [dataclasses.asdict(spec) for spec in self.env.specs]
-        return {"wall_seconds": wall_seconds, "env_steps": env_steps, "tasks": tasks}
-
-    @property
-    def env_steps_per_iteration(self) -> int:
-        """Simulator steps of one iteration over all tasks, action repeats counted."""
-        return env_steps_per_iteration(self.env, self.config)
-
-    @property
-    def num_iterations(self) -> int:
-        """Iterations until `total_env_steps` is reached or passed."""
-        return num_iterations(self.env, self.config)
-
-
-def make_experiment(config: Config) -> Experiment:
-    """Creates environments, networks and optimizers; computes nothing yet."""
-    env = registry.make(config.tasks, config.env)
-    networks = make_networks(
-        env.specs,
-        env.action_mask,
-        env.observation_size,
-        config.network,
-        decoder=config.world_model.reconstruction_scale > 0.0,
-    )
-    optimizers = make_optimizers(
-        config,
-        iterations=num_iterations(env, config),
-        transitions=env.batch_size * config.env.unroll_length,
-    )
-    return Experiment(config, env, networks, optimizers, sharding.choose_devices(config))
-
-
-def on_one_device(config: Config) -> Config:
-    """The same settings for looking at a run on one device, whatever it was trained on."""
-    train = dataclasses.replace(config.train, num_devices=1, fsdp_devices=1)
-    return dataclasses.replace(config, train=train)
-
-
-class Evaluator:
-    """Plays whole episodes of every task; compiles one program per policy."""
-
-    def __init__(self, experiment: Experiment, *, episodes: int):
-        """Prepares `episodes` episodes of each task."""
-        self._experiment = experiment
-        self._episodes = episodes
-        devices = experiment.mesh.size
-        # Each device plays equally many; an episode's number alone decides how it goes.
-        self._env = experiment.env.resized(-(-episodes // devices) * devices)
-        self._programs: dict[str, jax.stages.Compiled] = {}
-
-    def prepare(self, agent: AgentState, *, policy: str) -> Callable[[], None]:
-        """Traces the program for `policy`; the result compiles it, if that is still to be done."""
-        if policy in self._programs:
-            return lambda: None
-        mesh, _, networks, _, cfg = self._experiment.parts
-        play = sharding.shard_evaluate(mesh, self._env, networks, cfg, policy=policy)
-        lowered = play.lower(agent, jax.random.key(0))
-
-        def compile_it() -> None:
-            self._programs[policy] = compile_program(lowered)
-
-        return compile_it
-
-    def __call__(self, agent: AgentState, *, policy: str, seed: int) -> dict[str, Any]:
-        """Returns `policy`, `tasks` and the scores over all tasks (see README)."""
-        key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
-        self.prepare(agent, policy=policy)()
-        result: Episodes = jax.device_get(self._programs[policy](agent, key))
-        tasks = {}
-        for index, spec in enumerate(self._env.specs):
-            rows = np.flatnonzero(self._env.task_id == index)[: self._episodes]
-            mean = float(np.mean(result.returns[rows]))
-            tasks[spec.name] = {
-                "return_mean": mean,
-                "return_std": float(np.std(result.returns[rows])),
-                "length_mean": float(np.mean(result.lengths[rows])),
-                "episodes": self._episodes,
-                "success_rate": _mean_or_none(result.success[rows]),
-                "normalized": scores.normalized_score(spec.name, mean),
-            }
-        overall = scores.aggregate({name: task["normalized"] for name, task in tasks.items()})
-        success = scores.known_mean(task["success_rate"] for task in tasks.values())
-        return {"policy": policy, "tasks": tasks, **overall, "success_mean": success}
 
 
 def train_and_evaluate(
@@ -226,54 +89,6 @@ def train_and_evaluate(
     return record
 
 
-def evaluate_workdir(
-    config: Config,
-    workdir: str | os.PathLike[str],
-    *,
-    episodes: int,
-    policy: str,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Evaluates the newest checkpoint of a run; the record is as in eval.jsonl.
-
-    Args:
-        config: Settings of the run.
-        workdir: Its folder.
-        episodes: Episodes of each task.
-        policy: `planner`, `prior` or `random`.
-        seed: Seed of starts and of the planner's samples.
-
-    Raises:
-        CheckpointError: There is no checkpoint or it cannot be read.
-        ConfigError: `planner` for a run without a world model.
-    """
-    if policy == "planner" and not config.has_model:
-        raise ConfigError(
-            f"{workdir} has no world model to plan with (network.encoder = 'observation'); "
-            "evaluate its policy `prior`"
-        )
-    experiment, state, meta = restore_run(config, workdir)
-    evaluator = Evaluator(experiment, episodes=episodes)
-    result = evaluator(state.agent, policy=policy, seed=seed)
-    return {**_position(experiment, int(state.iteration), meta["wall_seconds"]), **result}
-
-
-def restore_run(
-    config: Config, workdir: str | os.PathLike[str]
-) -> tuple[Experiment, TrainState, dict[str, Any]]:
-    """Returns the experiment, the newest state and its meta of a run.
-
-    Raises:
-        CheckpointError: There is no checkpoint or it cannot be read.
-    """
-    experiment = make_experiment(on_one_device(config))
-    with Checkpointer(workdir) as checkpointer:
-        restored = checkpointer.restore_latest(experiment.state_shapes())
-    if restored is None:
-        raise CheckpointError(f"{workdir} holds no checkpoint; train longer first")
-    return experiment, *restored
-
-
 class _Run:
     """A run between two checkpoints: the state, and where it is written."""
 
@@ -294,8 +109,10 @@ class _Run:
         self._progress = progress
         self._began = time.monotonic()
         self._logged = self._began
-        self._model_errors: Any = sharding.shard_model_errors(*experiment.parts[:3])
-        progress.say(_description(experiment))
+        self._model_errors: Any = sharding.shard_model_errors(
+            experiment.mesh, experiment.env, experiment.networks
+        )
+        progress.say(description(experiment))
         restored = checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:
             if holds_metrics(workdir):
@@ -306,7 +123,7 @@ class _Run:
             # One program: eager resets would compile each operation of the simulators alone. The
             # seed is an argument, so that all seeds share the compiled program.
             key = jax.random.key(config.seed)
-            init = sharding.shard_init(*experiment.parts).lower(key)
+            init = sharding.shard_init(experiment.mesh, experiment.parts).lower(key)
             progress.say("Compiling the start state ...")
             start = self._timed("the start state", functools.partial(compile_program, init))
             self._state: TrainState = jax.block_until_ready(start(key))
@@ -392,9 +209,9 @@ class _Run:
         train_step: Any
         if debug:
             # It keeps the state before, so nothing is donated.
-            train_step = jax.jit(checks.checked(make_train_step(*self._experiment.parts[1:])))
+            train_step = jax.jit(checks.checked(make_train_step(self._experiment.parts)))
         else:
-            train_step = sharding.shard_train_step(*self._experiment.parts)
+            train_step = sharding.shard_train_step(self._experiment.mesh, self._experiment.parts)
         programs: dict[str, Callable[[], Any]] = {
             "the training step": functools.partial(compile_program, train_step.lower(self._state)),
             "the evaluation": evaluator.prepare(agent, policy=policy),
@@ -465,7 +282,7 @@ class _Run:
         config = self._experiment.config
         result = evaluator(self._state.agent, policy=config.train.eval_policy, seed=config.seed)
         record = {
-            **_position(self._experiment, self._iteration, self._wall_seconds()),
+            **self._experiment.position(self._iteration, self._wall_seconds()),
             **result,
             **self._measure_model(),
         }
@@ -485,27 +302,6 @@ class _Run:
         result = compile_it()
         self._progress.say(f"Compiled {what} in {time.monotonic() - start:.0f} s.")
         return result
-
-
-def _devices(experiment: Experiment) -> str:
-    """Which devices a run uses, and why not all that are there."""
-    used, present = experiment.mesh.size, jax.device_count()
-    first = experiment.mesh.devices.flat[0]
-    if used == present:
-        return f"{first}" if used == 1 else f"{used} devices like {first}"
-    if experiment.config.train.num_devices:
-        return f"{used} of {present} devices like {first}"
-    reason = config_validation.device_conflict(experiment.config, present)
-    return f"{used} of {present} devices like {first} ({reason})"
-
-
-def _placement_lines(experiment: Experiment) -> list[str]:
-    """Which device steps what, where there are several."""
-    mesh, env, _, _, cfg = experiment.parts
-    if mesh.size == 1:
-        asked = cfg.train.task_placement == "by_task"
-        return ["task placement by_task: one device, so it steps all tasks"] if asked else []
-    return [placement_text(env, sharding.choose_placement(mesh, env, cfg), mesh.size)]
 
 
 def summarize(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -537,43 +333,5 @@ def summarize(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
     return summary
 
 
-def _mean_or_none(x: np.ndarray | jax.Array) -> float | None:
-    """The mean, `None` where it is NaN, which JSON has not."""
-    mean = float(np.mean(x))
-    return None if np.isnan(mean) else mean
-
-
-def _position(experiment: Experiment, iteration: int, wall_seconds: float) -> dict[str, Any]:
-    env_steps = iteration * experiment.env_steps_per_iteration
-    return {
-        "env_steps": env_steps,
-        "env_steps_per_task": env_steps / len(experiment.env.specs),
-        "wall_seconds": round(wall_seconds, 1),
-    }
-
-
 def _crosses(before: int, after: int, every: int) -> bool:
     return every > 0 and before // every != after // every
-
-
-def _description(experiment: Experiment) -> str:
-    """What the run is, before anything is compiled."""
-    config, env = experiment.config, experiment.env
-    shapes = experiment.state_shapes()
-    parameters = sum(x.size for x in jax.tree.leaves(shapes.agent.params))
-    capacity = shapes.replay.data["reward"].size
-    lines = [
-        f"{spec.name}: {n} environments, observation {spec.observation_size}, action "
-        f"{spec.action_size}, {spec.episode_length} agent steps of {spec.action_repeat} env steps"
-        for spec, n in zip(env.specs, env.num_envs, strict=True)
-    ]
-    updates = config.train.updates_per_transition
-    lines += [
-        f"{parameters:,} parameters (size {config.network.size}); replay of {capacity:,} "
-        f"transitions, {buffer.num_bytes(shapes.replay) / 2**20:.0f} MiB, on "
-        f"{_devices(experiment)}",
-        *_placement_lines(experiment),
-        f"{config.train.total_env_steps:,} env steps in {experiment.num_iterations:,} iterations, "
-        f"{updates:g} updates per transition",
-    ]
-    return "\n".join(lines)

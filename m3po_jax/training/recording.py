@@ -15,7 +15,8 @@ from m3po_jax.envs.multitask import MultiTaskEnv, MultiTaskState
 from m3po_jax.envs.wrappers import pad_last
 from m3po_jax.networks.factory import Networks
 from m3po_jax.planning import warm_start
-from m3po_jax.training import loop, rollout
+from m3po_jax.training import rollout
+from m3po_jax.training.experiment import restore_run
 from m3po_jax.training.state import AgentState
 from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_context
 
@@ -104,7 +105,7 @@ def record_episode(
         raise ConfigError(str(error)) from error
     if policy == "planner" and not config.has_model:
         raise ConfigError(f"{workdir} has no world model to plan with; give --policy=prior")
-    experiment, state, _ = loop.restore_run(config, workdir)
+    experiment, state, _ = restore_run(config, workdir)
     env = registry.make((config.tasks[index],), config.env).resized(1)
     environment: Any = registry.make_env(registry.parse_task(config.tasks[index]))
     if not hasattr(environment, "pose"):

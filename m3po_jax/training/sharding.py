@@ -29,6 +29,7 @@ from m3po_jax.training.optimizer_parts import in_parts, split_axis
 from m3po_jax.training.state import (
     AgentState,
     Optimizers,
+    Parts,
     TrainState,
     init_agent,
     init_train_state,
@@ -113,13 +114,11 @@ def _part_spec(shape: tuple[int, ...], num_parts: int) -> P:
     return P() if axis is None else P(*[None] * axis, _FSDP)
 
 
-def _specs(
-    mesh: Devices, networks: Networks, optimizers: Optimizers
-) -> tuple[TrainState, TrainState]:
+def _specs(mesh: Devices, parts: Parts) -> tuple[TrainState, TrainState]:
     """Specs of the state between programs, and inside, where optimizers alone are in parts."""
     if mesh.shape[_FSDP] == 1:
         return _STATE, _STATE
-    init = functools.partial(init_agent, networks, optimizers)
+    init = functools.partial(init_agent, parts.networks, parts.optimizers)
     kept = _kept(mesh, jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0))))
     inside = kept.replace(params=_EVERYWHERE, target_q=_EVERYWHERE, target_exploration=_EVERYWHERE)
     return _STATE.replace(agent=kept), _STATE.replace(agent=inside)
@@ -141,14 +140,15 @@ def choose_placement(mesh: Devices, env: MultiTaskEnv, cfg: Config) -> Placement
     return found
 
 
-def shard_init(
-    mesh: Devices, env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config
-) -> jax.stages.Wrapped:
+def _share(mesh: Devices, parts: Parts) -> Parts:
+    """The parts as one device has them, with its share of the environments."""
+    return parts._replace(env=parts.env.shard(mesh.size, AXES))
+
+
+def shard_init(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
     """A compiled function from a key to the state before the first step, spread over the mesh."""
-    init = functools.partial(
-        init_train_state, env.shard(mesh.size, AXES), networks, optimizers, cfg
-    )
-    kept, _ = _specs(mesh, networks, optimizers)
+    init = functools.partial(init_train_state, _share(mesh, parts))
+    kept, _ = _specs(mesh, parts)
     # Simulators begin loops with constants, which the types of varying values do not allow.
     return jax.jit(
         jax.shard_map(init, mesh=mesh, in_specs=_EVERYWHERE, out_specs=_STATE, check_vma=False),
@@ -156,19 +156,16 @@ def shard_init(
     )
 
 
-def shard_collect(
-    mesh: Devices, env: MultiTaskEnv, networks: Networks, cfg: Config
-) -> Callable[[TrainState], Collected]:
+def shard_collect(mesh: Devices, parts: Parts) -> Callable[[TrainState], Collected]:
     """The collecting part of an iteration over all devices, not compiled.
 
     It needs no gradient and exchanges nothing but the pool of first states or, by task, the rows
     before and after.
     """
-    placement = choose_placement(mesh, env, cfg)
-    by_task = None if placement is None else ByTaskEnv(env, placement, AXES)
-    share = env.shard(mesh.size, AXES)
+    placement = choose_placement(mesh, parts.env, parts.cfg)
+    by_task = None if placement is None else ByTaskEnv(parts.env, placement, AXES)
     collect_here: Callable[[TrainState], Collected] = jax.shard_map(
-        functools.partial(collect, env=share, networks=networks, cfg=cfg, by_task=by_task),
+        functools.partial(collect, parts=_share(mesh, parts), by_task=by_task),
         mesh=mesh,
         in_specs=(_STATE,),
         out_specs=_COLLECTED,
@@ -177,21 +174,18 @@ def shard_collect(
     return collect_here
 
 
-def shard_train_step(
-    mesh: Devices, env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config
-) -> jax.stages.Wrapped:
+def shard_train_step(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
     """One compiled training iteration `state -> (state, metrics)` over all devices of the mesh.
 
     The state is donated. Learning is checked by JAX's types: what must be alike on every device
     provably is.
     """
-    kept, inside = _specs(mesh, networks, optimizers)
-    parts = mesh.shape[_FSDP]
-    optimizers = Optimizers(*(in_parts(optimizer, parts, _FSDP) for optimizer in optimizers))
-    share = env.shard(mesh.size, AXES)
-    collect_here = shard_collect(mesh, env, networks, cfg)
+    kept, inside = _specs(mesh, parts)
+    num_parts = mesh.shape[_FSDP]
+    optimizers = Optimizers(*(in_parts(one, num_parts, _FSDP) for one in parts.optimizers))
+    collect_here = shard_collect(mesh, parts)
     learn_here = jax.shard_map(
-        functools.partial(learn, env=share, networks=networks, optimizers=optimizers, cfg=cfg),
+        functools.partial(learn, parts=_share(mesh, parts)._replace(optimizers=optimizers)),
         mesh=mesh,
         in_specs=(inside, _COLLECTED),
         out_specs=(inside, _EVERYWHERE),

@@ -30,6 +30,22 @@ class Optimizers(NamedTuple):
     exploration: optax.GradientTransformation
 
 
+class Parts(NamedTuple):
+    """What a training iteration is made of.
+
+    Attributes:
+        env: Environments of all tasks, or a device's share of them.
+        networks: The bundle of modules.
+        optimizers: One optimizer per set of parameters.
+        cfg: The run's settings.
+    """
+
+    env: MultiTaskEnv
+    networks: Networks
+    optimizers: Optimizers
+    cfg: Config
+
+
 @flax.struct.dataclass
 class Statistics:
     """Running statistics per task."""
@@ -146,13 +162,12 @@ def init_agent(networks: Networks, optimizers: Optimizers, key: jax.Array) -> Ag
     )
 
 
-def init_train_state(
-    env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config, key: jax.Array
-) -> TrainState:
+def init_train_state(parts: Parts, key: jax.Array) -> TrainState:
     """State of a run before its first step; all its randomness comes from `key`.
 
-    Where `env` is a share of the environments, so are their states and the replay.
+    Where `parts.env` is a share of the environments, so are their states and the replay.
     """
+    env, networks, optimizers, cfg = parts
     agent_key, env_key, key = jax.random.split(key, 3)
     unroll_length = cfg.env.unroll_length
     # Without a model nothing is replayed: the newest unroll is enough.

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 from m3po_jax.config import Config
 from m3po_jax.envs.by_task import ByTaskEnv
 from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
-from m3po_jax.networks.factory import Networks
 from m3po_jax.ops import distributions, observation_moments, rows, statistics
 from m3po_jax.policy.exploration import exploration_weight
 from m3po_jax.policy.trust_region import KL_BOUND_FACTOR
 from m3po_jax.replay import buffer
 from m3po_jax.training import policy_update, rollout, update
-from m3po_jax.training.state import AgentState, Optimizers, RolloutState, TrainState
+from m3po_jax.training.state import AgentState, Parts, RolloutState, TrainState
 from m3po_jax.types import Metrics, Trajectory, Window
 
 # How the metric of each module ends that counts its gradient steps that were left out.
@@ -48,30 +47,21 @@ def num_iterations(env: MultiTaskEnv, cfg: Config) -> int:
     return -(-cfg.train.total_env_steps // env_steps_per_iteration(env, cfg))
 
 
-def make_train_step(
-    env: MultiTaskEnv, networks: Networks, optimizers: Optimizers, cfg: Config
-) -> TrainStep:
+def make_train_step(parts: Parts) -> TrainStep:
     """Binds the iteration to its parts; compile it with `jax.jit(..., donate_argnums=0)`."""
 
     def train_step(state: TrainState) -> tuple[TrainState, Metrics]:
-        collected = collect(state, env=env, networks=networks, cfg=cfg)
-        return learn(state, collected, env=env, networks=networks, optimizers=optimizers, cfg=cfg)
+        return learn(state, collect(state, parts), parts)
 
     return train_step
 
 
-def collect(
-    state: TrainState,
-    *,
-    env: MultiTaskEnv,
-    networks: Networks,
-    cfg: Config,
-    by_task: ByTaskEnv | None = None,
-) -> Collected:
+def collect(state: TrainState, parts: Parts, *, by_task: ByTaskEnv | None = None) -> Collected:
     """Collects one unroll, in the first iterations with random actions.
 
     With `by_task` each device steps whole tasks meanwhile; what comes in and out is the same.
     """
+    env, networks, _, cfg = parts
     _, key, _, _ = _keys(state)
     random, beta = _schedule(state, env, cfg)
     act = partial(rollout.collect, networks=networks, key=key, beta=beta, random=random, cfg=cfg)
@@ -85,28 +75,19 @@ def collect(
     return Collected(RolloutState(env_state, plan_mean), *given)
 
 
-def learn(
-    state: TrainState,
-    collected: Collected,
-    *,
-    env: MultiTaskEnv,
-    networks: Networks,
-    optimizers: Optimizers,
-    cfg: Config,
-) -> tuple[TrainState, Metrics]:
+def learn(state: TrainState, collected: Collected, parts: Parts) -> tuple[TrainState, Metrics]:
     """Stores what was collected, and learns from it and from replay.
 
     While actions are random nothing is learned; the updates that these data are worth are made up
     for afterwards, at most `MAX_CATCH_UP` times the usual number at once.
     """
+    env, _, _, cfg = parts
     key, _, fresh_key, replay_key = _keys(state)
     random, beta = _schedule(state, env, cfg)
     trajectory, axis_name = collected.trajectory, env.axis_name
     replay = buffer.add(state.replay, trajectory)
     agent = update_plan_scale(state.agent, trajectory, collected.return_spread, axis_name=axis_name)
-    learn_fresh = partial(
-        learn_from_rollout, env=env, networks=networks, optimizers=optimizers, beta=beta, cfg=cfg
-    )
+    learn_fresh = partial(learn_from_rollout, parts=parts, beta=beta)
     agent, fresh_metrics = _skip_if(random, learn_fresh, agent, trajectory, fresh_key)
     if not cfg.has_model:
         agent = update_observation_moments(agent, trajectory, axis_name=axis_name)
@@ -118,15 +99,7 @@ def learn(
     replay_metrics: Metrics = {}
     if cfg.has_model:
         agent, replay_metrics = learn_from_replay(
-            agent,
-            replay,
-            replay_key,
-            num_updates,
-            env=env,
-            networks=networks,
-            optimizers=optimizers,
-            beta=beta,
-            cfg=cfg,
+            agent, replay, replay_key, num_updates, parts=parts, beta=beta
         )
     new_state = TrainState(
         agent=agent,
@@ -207,11 +180,8 @@ def learn_from_rollout(
     trajectory: Trajectory,
     key: jax.Array,
     *,
-    env: MultiTaskEnv,
-    networks: Networks,
-    optimizers: Optimizers,
+    parts: Parts,
     beta: jax.Array | None,
-    cfg: Config,
 ) -> tuple[AgentState, Metrics]:
     """What needs fresh data: the `real` policy update, V_mf, and the bonus with its critic.
 
@@ -219,6 +189,7 @@ def learn_from_rollout(
 
     The policy goes first: its old latents, values and probabilities are those that collected.
     """
+    env, networks, optimizers, cfg = parts
     keys = jax.random.split(key, 3)
     discount = jnp.asarray(env.discount)[env.task_id]
     axis_name = env.axis_name
@@ -251,20 +222,15 @@ def learn_from_replay(
     key: jax.Array,
     num_updates: jax.Array,
     *,
-    env: MultiTaskEnv,
-    networks: Networks,
-    optimizers: Optimizers,
+    parts: Parts,
     beta: jax.Array | None,
-    cfg: Config,
 ) -> tuple[AgentState, Metrics]:
     """`num_updates` updates of the world model and, unless its data are `real`, of the policy.
 
     Returns the metrics averaged over the updates (NaN if there was none); names that end in
     `_max` are maxima, those that end in `/skipped` are sums.
     """
-    once = partial(
-        replay_update, env=env, networks=networks, optimizers=optimizers, beta=beta, cfg=cfg
-    )
+    once = partial(replay_update, parts=parts, beta=beta)
     _, shapes = jax.eval_shape(once, agent, replay, key)
 
     def body(index: jax.Array, carry: tuple[AgentState, Metrics]) -> tuple[AgentState, Metrics]:
@@ -293,31 +259,18 @@ def replay_update(
     replay: buffer.ReplayState,
     key: jax.Array,
     *,
-    env: MultiTaskEnv,
-    networks: Networks,
-    optimizers: Optimizers,
+    parts: Parts,
     beta: jax.Array | None,
-    cfg: Config,
 ) -> tuple[AgentState, Metrics]:
     """One update from replay: world model and EMA, then the policy."""
     keys = jax.random.split(key, 4)
-    window = sample_windows(replay, keys[0], env=env, cfg=cfg)
-    return update_from_windows(
-        agent,
-        window,
-        keys[1:],
-        env=env,
-        networks=networks,
-        optimizers=optimizers,
-        beta=beta,
-        cfg=cfg,
-    )
+    window = sample_windows(replay, keys[0], parts)
+    return update_from_windows(agent, window, keys[1:], parts=parts, beta=beta)
 
 
-def sample_windows(
-    replay: buffer.ReplayState, key: jax.Array, *, env: MultiTaskEnv, cfg: Config
-) -> Window:
+def sample_windows(replay: buffer.ReplayState, key: jax.Array, parts: Parts) -> Window:
     """The replayed windows of one update. The key is consumed."""
+    env, _, _, cfg = parts
     return buffer.sample(
         replay,
         key,
@@ -334,13 +287,11 @@ def update_from_windows(
     window: Window,
     keys: jax.Array,
     *,
-    env: MultiTaskEnv,
-    networks: Networks,
-    optimizers: Optimizers,
+    parts: Parts,
     beta: jax.Array | None,
-    cfg: Config,
 ) -> tuple[AgentState, Metrics]:
     """One update of world model and EMA, then of the policy; three keys `[3]` are consumed."""
+    env, networks, optimizers, cfg = parts
     discount = jnp.asarray(env.discount)[window.task_id]
     agent, z, model_metrics = update.world_model_update(
         networks,
@@ -353,15 +304,7 @@ def update_from_windows(
         axis_name=env.axis_name,
     )
     agent, policy_metrics = policy_from_replay(
-        agent,
-        z,
-        window.task_id,
-        keys[1:],
-        env=env,
-        networks=networks,
-        optimizers=optimizers,
-        beta=beta,
-        cfg=cfg,
+        agent, z, window.task_id, keys[1:], parts=parts, beta=beta
     )
     return agent, {**model_metrics, **policy_metrics}
 
@@ -372,11 +315,8 @@ def policy_from_replay(
     task_id: jax.Array,
     keys: jax.Array,
     *,
-    env: MultiTaskEnv,
-    networks: Networks,
-    optimizers: Optimizers,
+    parts: Parts,
     beta: jax.Array | None,
-    cfg: Config,
 ) -> tuple[AgentState, Metrics]:
     """One update of the policy from latents of replayed windows; none if its data are `real`.
 
@@ -385,12 +325,10 @@ def policy_from_replay(
         z: Latents of all observations of the windows `[W + 1, B, Z]`.
         task_id: Their tasks `[B]`.
         keys: Two keys `[2]`, for the data and the update; consumed.
-        env: Tasks and mesh axes.
-        networks: The bundle.
-        optimizers: One optimizer per set of parameters.
+        parts: What the iteration is made of.
         beta: Weight of the bonus, or `None`.
-        cfg: The run's settings.
     """
+    env, networks, optimizers, cfg = parts
     data_key, policy_key = keys
     axis_name = env.axis_name
     if cfg.policy.objective == "pathwise":

@@ -48,10 +48,11 @@ def evaluate_workdir(config, workdir, *, episodes, policy, seed):
     return {"env_steps": 7, "tasks": {config.tasks[0]: task}, "normalized_mean": 0.81225,
             "policy": policy, "seed": seed}
 
-loop = types.ModuleType("m3po_jax.training.loop")
-loop.train_and_evaluate = train_and_evaluate
-loop.evaluate_workdir = evaluate_workdir
-sys.modules["m3po_jax.training.loop"] = m3po_jax.training.loop = loop
+for name, function in (("loop", train_and_evaluate), ("evaluator", evaluate_workdir)):
+    module = types.ModuleType(f"m3po_jax.training.{name}")
+    setattr(module, function.__name__, function)
+    sys.modules[module.__name__] = module
+    setattr(m3po_jax.training, name, module)
 from m3po_jax.cli import COMMAND
 COMMAND.run()
 """

@@ -92,7 +92,7 @@ def test_the_notebook_runs(path, tmp_path, monkeypatch):
     cell = next(cell for cell in notebook.cells if "STEPS = 10_000" in cell.source)
     cell.source = cell.source.replace("STEPS = 10_000", "STEPS = 1_024")
     resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
     printed = "".join(
         output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
     )

@@ -19,8 +19,10 @@ from m3po_jax.config_validation import validate
 from m3po_jax.ops import rows, two_hot
 from m3po_jax.policy import trust_region
 from m3po_jax.replay import buffer
-from m3po_jax.training import loop, policy_update, rollout, train_step, update
+from m3po_jax.training import policy_update, rollout, train_step, update
 from m3po_jax.training.checkpoint import Checkpointer
+from m3po_jax.training.evaluator import Evaluator, evaluate_workdir
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import Trajectory, Window
 from m3po_jax.world_model import losses
 
@@ -54,12 +56,11 @@ def small(name, **overrides):
         cfg[part][name] = value
     config = from_config_dict(cfg)
     validate(config)
-    return loop.make_experiment(config)
+    return make_experiment(config)
 
 
 def jitted_step(experiment):
-    parts = (experiment.env, experiment.networks, experiment.optimizers, experiment.config)
-    return jax.jit(train_step.make_train_step(*parts))
+    return jax.jit(train_step.make_train_step(experiment.parts))
 
 
 def differs(a, b):
@@ -195,7 +196,7 @@ def test_settings_of_the_model_do_not_bind_an_agent_without_one():
 def test_a_run_without_a_model_cannot_be_evaluated_with_the_planner(tmp_path):
     config = small("ppo").config
     with pytest.raises(ConfigError, match="no world model to plan with"):
-        loop.evaluate_workdir(config, tmp_path, episodes=1, policy="planner")
+        evaluate_workdir(config, tmp_path, episodes=1, policy="planner")
 
 
 # the critic that nothing uses
@@ -279,13 +280,7 @@ def test_tdmpc2_learns_no_critic_no_bonus_and_is_held_by_no_trust_region():
     beta = train_step.bonus_weight(jnp.zeros(()), config)
     assert beta is None
     agent, trajectory = random_agent(experiment), trajectory_of(experiment)
-    parts = dict(
-        env=experiment.env,
-        networks=experiment.networks,
-        optimizers=experiment.optimizers,
-        beta=beta,
-        cfg=config,
-    )
+    parts = dict(parts=experiment.parts, beta=beta)
     key = jax.random.key(0)
     fresh, fresh_metrics = train_step.learn_from_rollout(agent, trajectory, key, **parts)
     assert fresh is agent and fresh_metrics == {}
@@ -307,14 +302,7 @@ def test_tdmpc2_values_are_one_step_targets_of_the_worse_head(monkeypatch):
     config = experiment.config
     assert config.world_model.value_target == "td"
     state = jax.eval_shape(experiment.init, jax.random.key(0))
-    replay_update = functools.partial(
-        train_step.replay_update,
-        env=experiment.env,
-        networks=experiment.networks,
-        optimizers=experiment.optimizers,
-        beta=None,
-        cfg=config,
-    )
+    replay_update = functools.partial(train_step.replay_update, parts=experiment.parts, beta=None)
 
     class TargetsAsked(Exception):
         pass
@@ -574,15 +562,10 @@ def test_ppo_learns_to_reach_two_goals_that_only_the_task_tells():
     cfg.critic.update(learning_rate=3e-3, epochs=4)
     config = from_config_dict(cfg)
     validate(config)
-    experiment = loop.make_experiment(config)
-    step = jax.jit(
-        train_step.make_train_step(
-            experiment.env, experiment.networks, experiment.optimizers, config
-        ),
-        donate_argnums=0,
-    )
+    experiment = make_experiment(config)
+    step = jax.jit(train_step.make_train_step(experiment.parts), donate_argnums=0)
     state = jax.jit(experiment.init)(jax.random.key(0))
-    evaluator = loop.Evaluator(experiment, episodes=16)
+    evaluator = Evaluator(experiment, episodes=16)
     before = evaluator(state.agent, policy="prior", seed=0)["tasks"]
     for _ in range(60):
         state, _ = step(state)

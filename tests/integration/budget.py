@@ -23,6 +23,7 @@ def count():
     from m3po_jax.benchmark import costs, parts
     from m3po_jax.config import from_config_dict
     from m3po_jax.training import loop, sharding
+    from m3po_jax.training.experiment import make_experiment, on_one_device
     from m3po_jax.training.workdir import open_workdir
     from tests.integration import tiny_config
 
@@ -34,8 +35,12 @@ def count():
     with tempfile.TemporaryDirectory() as folder, open_workdir(folder, config) as run:
         loop.train_and_evaluate(config, run.path, quiet=True)
     programs = len(compiled)
-    experiment = loop.make_experiment(loop.on_one_device(config))
-    step = sharding.shard_train_step(*experiment.parts).lower(experiment.state_shapes()).compile()
+    experiment = make_experiment(on_one_device(config))
+    step = (
+        sharding.shard_train_step(experiment.mesh, experiment.parts)
+        .lower(experiment.state_shapes())
+        .compile()
+    )
     cost = costs.cost_of(step, trips=float(parts.updates_per_iteration(experiment)))
     return {
         "jax": metadata.version("jax"),

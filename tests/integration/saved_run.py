@@ -6,8 +6,8 @@ import jax
 import jax.flatten_util
 
 from m3po_jax.config import from_config_dict
-from m3po_jax.training import loop
 from m3po_jax.training.checkpoint import Checkpointer
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.training.workdir import open_workdir
 
 
@@ -15,7 +15,7 @@ def save_run(folder, config_dict, tasks, *, specs=True):
     """Saves a run with random parameters and returns its state."""
     config_dict.tasks = tasks
     config = from_config_dict(config_dict)
-    experiment = loop.make_experiment(config)
+    experiment = make_experiment(config)
     state = jax.jit(experiment.init)(jax.random.key(3))
     # fresh heads are zero: every plan would be worth the same and every action nothing
     params, unravel = jax.flatten_util.ravel_pytree(state.agent.params)

@@ -88,9 +88,9 @@ def written(folder):
 
 
 def shapes(folder):
-    from m3po_jax.training import loop
+    from m3po_jax.training.experiment import make_experiment
 
-    return loop.make_experiment(workdir.read_config(folder)).state_shapes()
+    return make_experiment(workdir.read_config(folder)).state_shapes()
 
 
 def saved(folder):

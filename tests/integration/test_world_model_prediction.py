@@ -9,7 +9,8 @@ import pytest
 
 from m3po_jax.config import Config, EnvConfig, WorldModelConfig
 from m3po_jax.replay import buffer
-from m3po_jax.training import loop, rollout, update
+from m3po_jax.training import rollout, update
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import BatchLayout
 from m3po_jax.world_model.latent import task_context
 
@@ -104,7 +105,7 @@ def test_reward_prediction_beats_persistence_on_pendulum():
         # One-step targets: the values are no part of this test, only their gradient is.
         world_model=WorldModelConfig(value_target="td"),
     )
-    experiment = loop.make_experiment(config)
+    experiment = make_experiment(config)
     data_key, train_key, test_key = jax.random.split(jax.random.key(0), 3)
     agent, trajectory = jax.jit(functools.partial(random_data, experiment))(data_key)
     split = lambda rows: jax.tree.map(lambda x: x[:, rows], trajectory)  # noqa: E731

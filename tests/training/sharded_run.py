@@ -49,9 +49,9 @@ def recording() -> optax.GradientTransformation:
 
 
 def make_experiment(config=CONFIG):
-    from m3po_jax.training import loop
+    from m3po_jax.training.experiment import make_experiment
 
-    experiment = loop.make_experiment(config)
+    experiment = make_experiment(config)
     optimizers = jax.tree.map(
         lambda optimizer: optax.chain(recording(), optimizer),
         experiment.optimizers,
@@ -83,8 +83,8 @@ def main(out: str, num_devices: int, iterations: int, process: list[str], flags:
         task_placement="by_task" if "--by_task" in flags else "replicated",
     )
     experiment = make_experiment(dataclasses.replace(CONFIG, train=train))
-    state = sharding.shard_init(*experiment.parts)(jax.random.key(3))
-    step = sharding.shard_train_step(*experiment.parts).lower(state).compile()
+    state = sharding.shard_init(experiment.mesh, experiment.parts)(jax.random.key(3))
+    step = sharding.shard_train_step(experiment.mesh, experiment.parts).lower(state).compile()
     processes.wait_for_all("compiled")
     history = []
     for _ in range(iterations):

@@ -7,7 +7,8 @@ import pytest
 
 from m3po_jax.config import from_config_dict
 from m3po_jax.envs import base
-from m3po_jax.training import loop
+from m3po_jax.training.evaluator import _EVALUATION_STREAM, Evaluator
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.training.state import init_agent
 from tests.integration.tiny_config import get_config
 
@@ -60,10 +61,10 @@ def evaluated():
     names = [f"{__name__}:{kind.__name__}" for kind in (FromTheRight, AtTheEnd, Never)]
     tree.tasks = (*names, "toy/PointReachA")
     tree.train.num_devices = 1
-    experiment = loop.make_experiment(from_config_dict(tree))
+    experiment = make_experiment(from_config_dict(tree))
     agent = init_agent(experiment.networks, experiment.optimizers, jax.random.key(0))
-    result = loop.Evaluator(experiment, episodes=EPISODES)(agent, policy="random", seed=5)
-    key = jax.random.fold_in(jax.random.key(5), loop._EVALUATION_STREAM)
+    result = Evaluator(experiment, episodes=EPISODES)(agent, policy="random", seed=5)
+    key = jax.random.fold_in(jax.random.key(5), _EVALUATION_STREAM)
     start = experiment.env.resized(EPISODES).init(jax.random.split(key)[0], stagger=False)
     return result, start.observation
 

@@ -148,12 +148,12 @@ def test_a_newer_bundle_replaces_an_older_one(tmp_path):
 @pytest.fixture(scope="module")
 def tiny():
     """The smallest whole agent: its experiment, compiled step, and a state that has learned."""
-    from m3po_jax.training import loop, train_step
+    from m3po_jax.training import train_step
+    from m3po_jax.training.experiment import make_experiment
     from tests.integration.tiny_config import get_config
 
-    experiment = loop.make_experiment(config_lib.from_config_dict(get_config()))
-    parts = (experiment.env, experiment.networks, experiment.optimizers, experiment.config)
-    step = jax.jit(train_step.make_train_step(*parts))
+    experiment = make_experiment(config_lib.from_config_dict(get_config()))
+    step = jax.jit(train_step.make_train_step(experiment.parts))
     state = jax.jit(experiment.init)(jax.random.key(0))
     for _ in range(4):
         state, _ = step(state)
@@ -195,13 +195,12 @@ def test_the_guard_changes_no_bit_of_a_healthy_run(tiny, monkeypatch):
     from m3po_jax.training import train_step
 
     experiment = tiny.experiment
-    parts = (experiment.env, experiment.networks, experiment.optimizers, experiment.config)
     options = {"xla_disable_hlo_passes": "fusion"}
-    guarded = jax.jit(train_step.make_train_step(*parts), compiler_options=options)
+    guarded = jax.jit(train_step.make_train_step(experiment.parts), compiler_options=options)
     guarded_state, _ = guarded(tiny.state)
     monkeypatch.setattr(finite, "is_finite", lambda *_: jnp.array(True))
     monkeypatch.setattr(finite, "select", lambda ok, new, old: new)
-    bare = jax.jit(train_step.make_train_step(*parts), compiler_options=options)
+    bare = jax.jit(train_step.make_train_step(experiment.parts), compiler_options=options)
     bare_state, _ = bare(tiny.state)
     assert not bits_equal(guarded_state.agent.params, tiny.state.agent.params)
     assert bits_equal(guarded_state.agent, bare_state.agent)
@@ -212,7 +211,8 @@ def test_the_guard_changes_no_bit_of_a_healthy_run(tiny, monkeypatch):
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_an_environment_that_yields_nan_is_a_fault_and_no_skip(what, monkeypatch):
     from m3po_jax.envs import registry, toy
-    from m3po_jax.training import loop, train_step
+    from m3po_jax.training import train_step
+    from m3po_jax.training.experiment import make_experiment
     from tests.integration.tiny_config import get_config
 
     class Broken(toy.PointReach):
@@ -224,9 +224,8 @@ def test_an_environment_that_yields_nan_is_a_fault_and_no_skip(what, monkeypatch
             return new.replace(**{what: getattr(new, what) + poison})
 
     monkeypatch.setattr(registry, "make_env", lambda request: Broken((0.6, 0.4)))
-    experiment = loop.make_experiment(config_lib.from_config_dict(get_config()))
-    parts = (experiment.env, experiment.networks, experiment.optimizers, experiment.config)
-    step = jax.jit(train_step.make_train_step(*parts))
+    experiment = make_experiment(config_lib.from_config_dict(get_config()))
+    step = jax.jit(train_step.make_train_step(experiment.parts))
     state = jax.jit(experiment.init)(jax.random.key(1))
     faults = 0.0
     for _ in range(60):

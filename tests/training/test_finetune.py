@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from m3po_jax.config import from_config_dict
-from m3po_jax.training import finetune, finetune_config, loop
+from m3po_jax.training import finetune, finetune_config
 from m3po_jax.training.checkpoint import Checkpointer
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.training.workdir import open_workdir, read_config
 from tests.integration.saved_run import save_run
 from tests.integration.tiny_config import get_config
@@ -39,7 +40,7 @@ def begun(source, tmp_path_factory):
 
 def test_the_first_checkpoint_is_a_start_that_training_goes_on_from(source, begun):
     folder, config = begun
-    new = loop.make_experiment(config)
+    new = make_experiment(config)
     with Checkpointer(folder) as checkpointer:
         assert checkpointer.latest_step() == 0
         state, meta = checkpointer.restore_latest(new.state_shapes())

@@ -9,7 +9,8 @@ import pytest
 
 from m3po_jax.config import Config, EnvConfig, NetworkConfig, ReplayConfig
 from m3po_jax.replay import buffer
-from m3po_jax.training import loop, model_error, sharding, state
+from m3po_jax.training import model_error, sharding, state
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import Trajectory
 
 LENGTH, NUM_ENVS = 40, 3
@@ -18,7 +19,7 @@ NETWORK = NetworkConfig(encoder_width=8, mlp_width=8, latent_size=8, embedding_s
 
 @pytest.fixture(scope="module")
 def experiment():
-    return loop.make_experiment(
+    return make_experiment(
         Config(
             tasks=("toy/PointReachA", "toy/TerminatingPole?num_envs=2"),
             env=EnvConfig(num_envs=NUM_ENVS),
@@ -58,7 +59,7 @@ def replay_of(experiment, reward, truncation=None):
 
 @pytest.fixture(scope="module")
 def program(experiment):
-    return sharding.shard_model_errors(*experiment.parts[:3])
+    return sharding.shard_model_errors(experiment.mesh, experiment.env, experiment.networks)
 
 
 def test_a_model_that_predicts_nothing_errs_by_the_reward(experiment, agent, program):

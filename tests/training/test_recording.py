@@ -9,7 +9,8 @@ import pytest
 
 from m3po_jax.config import ConfigError, from_config_dict
 from m3po_jax.envs import registry
-from m3po_jax.training import loop, recording, state
+from m3po_jax.training import recording, state
+from m3po_jax.training.experiment import make_experiment
 from tests.integration.tiny_config import get_config
 
 TASKS = ("toy/LinearQuadratic", "toy/TerminatingPole?action_repeat=2")
@@ -39,14 +40,14 @@ def config():
 @pytest.fixture(scope="module")
 def restored(config):
     """An agent at its start, in place of a saved one."""
-    experiment = loop.make_experiment(config)
+    experiment = make_experiment(config)
     agent = state.init_agent(experiment.networks, experiment.optimizers, jax.random.key(3))
     return experiment, types.SimpleNamespace(agent=agent), {}
 
 
 @pytest.fixture
 def play(config, restored, monkeypatch):
-    monkeypatch.setattr(loop, "restore_run", lambda *_: restored)
+    monkeypatch.setattr(recording, "restore_run", lambda *_: restored)
     make = registry.make_env
     monkeypatch.setattr(registry, "make_env", lambda request: Seen(make(request)))
 

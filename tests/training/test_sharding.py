@@ -183,11 +183,10 @@ def trace(*, fsdp):
     """Traces the step for four devices that need not exist."""
     experiment = sharded_run.make_experiment()
     shapes = jax.eval_shape(experiment.init, jax.random.key(0))
-    _, *parts = experiment.parts
     mesh = jax.sharding.AbstractMesh(
         (4 // fsdp, fsdp), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2
     )
-    jax.eval_shape(sharding.shard_train_step(mesh, *parts), shapes)
+    jax.eval_shape(sharding.shard_train_step(mesh, experiment.parts), shapes)
 
 
 def test_a_missing_sum_over_devices_does_not_even_trace(monkeypatch):

@@ -10,8 +10,9 @@ import pytest
 
 from m3po_jax import config as config_lib
 from m3po_jax.replay import buffer
-from m3po_jax.training import evaluate, loop, policy_update, train_step, update
+from m3po_jax.training import evaluate, policy_update, train_step, update
 from m3po_jax.training.checkpoint import Checkpointer
+from m3po_jax.training.experiment import make_experiment
 
 SMALL = config_lib.Config(
     tasks=("toy/PointReachA", "toy/LinearQuadratic", "toy/TerminatingPole"),
@@ -33,16 +34,12 @@ TRANSITIONS = 24
 
 @pytest.fixture(scope="module")
 def experiment():
-    return loop.make_experiment(SMALL)
+    return make_experiment(SMALL)
 
 
 @pytest.fixture(scope="module")
 def step(experiment):
-    return jax.jit(
-        train_step.make_train_step(
-            experiment.env, experiment.networks, experiment.optimizers, experiment.config
-        )
-    )
+    return jax.jit(train_step.make_train_step(experiment.parts))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from m3po_jax import config as config_lib
 from m3po_jax.config import ConfigError
 from m3po_jax.config_validation import validate
 from m3po_jax.replay import buffer
-from m3po_jax.training import finetune_config, loop, transfer, update
+from m3po_jax.training import finetune_config, transfer, update
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import Trajectory
 from m3po_jax.world_model.latent import task_context
 
@@ -25,7 +26,7 @@ SIZES = config_lib.NetworkConfig(
 
 
 def experiment_of(tasks, **train):
-    return loop.make_experiment(
+    return make_experiment(
         config_lib.Config(
             tasks=tasks,
             env=config_lib.EnvConfig(num_envs=2, action_repeat=2, unroll_length=4),
@@ -244,7 +245,7 @@ def test_frozen_parts_stay_as_they_are():
     before = state.agent.params
     from m3po_jax.training.train_step import make_train_step
 
-    step = jax.jit(make_train_step(*experiment.parts[1:]))
+    step = jax.jit(make_train_step(experiment.parts))
     for _ in range(4):
         state, _ = step(state)
     assert int(state.updates) > 0

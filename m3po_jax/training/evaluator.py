@@ -1,0 +1,106 @@
+"""Evaluations of a run: whole episodes, scores, and the record that eval.jsonl holds."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from m3po_jax.config import Config, ConfigError
+from m3po_jax.envs import scores
+from m3po_jax.training import sharding
+from m3po_jax.training.compiling import compile_program
+from m3po_jax.training.evaluate import Episodes
+from m3po_jax.training.experiment import Experiment, restore_run
+from m3po_jax.training.state import AgentState
+
+# Evaluations draw from a stream of their own, which training never touches.
+_EVALUATION_STREAM = 0x5EED
+
+
+class Evaluator:
+    """Plays whole episodes of every task; compiles one program per policy."""
+
+    def __init__(self, experiment: Experiment, *, episodes: int):
+        """Prepares `episodes` episodes of each task."""
+        self._experiment = experiment
+        self._episodes = episodes
+        devices = experiment.mesh.size
+        # Each device plays equally many; an episode's number alone decides how it goes.
+        self._env = experiment.env.resized(-(-episodes // devices) * devices)
+        self._programs: dict[str, jax.stages.Compiled] = {}
+
+    def prepare(self, agent: AgentState, *, policy: str) -> Callable[[], None]:
+        """Traces the program for `policy`; the result compiles it, if that is still to be done."""
+        if policy in self._programs:
+            return lambda: None
+        _, networks, _, cfg = self._experiment.parts
+        play = sharding.shard_evaluate(
+            self._experiment.mesh, self._env, networks, cfg, policy=policy
+        )
+        lowered = play.lower(agent, jax.random.key(0))
+
+        def compile_it() -> None:
+            self._programs[policy] = compile_program(lowered)
+
+        return compile_it
+
+    def __call__(self, agent: AgentState, *, policy: str, seed: int) -> dict[str, Any]:
+        """Returns `policy`, `tasks` and the scores over all tasks (see README)."""
+        key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
+        self.prepare(agent, policy=policy)()
+        result: Episodes = jax.device_get(self._programs[policy](agent, key))
+        tasks = {}
+        for index, spec in enumerate(self._env.specs):
+            rows = np.flatnonzero(self._env.task_id == index)[: self._episodes]
+            mean = float(np.mean(result.returns[rows]))
+            tasks[spec.name] = {
+                "return_mean": mean,
+                "return_std": float(np.std(result.returns[rows])),
+                "length_mean": float(np.mean(result.lengths[rows])),
+                "episodes": self._episodes,
+                "success_rate": _mean_or_none(result.success[rows]),
+                "normalized": scores.normalized_score(spec.name, mean),
+            }
+        overall = scores.aggregate({name: task["normalized"] for name, task in tasks.items()})
+        success = scores.known_mean(task["success_rate"] for task in tasks.values())
+        return {"policy": policy, "tasks": tasks, **overall, "success_mean": success}
+
+
+def evaluate_workdir(
+    config: Config,
+    workdir: str | os.PathLike[str],
+    *,
+    episodes: int,
+    policy: str,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluates the newest checkpoint of a run; the record is as in eval.jsonl.
+
+    Args:
+        config: Settings of the run.
+        workdir: Its folder.
+        episodes: Episodes of each task.
+        policy: `planner`, `prior` or `random`.
+        seed: Seed of starts and of the planner's samples.
+
+    Raises:
+        CheckpointError: There is no checkpoint or it cannot be read.
+        ConfigError: `planner` for a run without a world model.
+    """
+    if policy == "planner" and not config.has_model:
+        raise ConfigError(
+            f"{workdir} has no world model to plan with (network.encoder = 'observation'); "
+            "evaluate its policy `prior`"
+        )
+    experiment, state, meta = restore_run(config, workdir)
+    evaluator = Evaluator(experiment, episodes=episodes)
+    result = evaluator(state.agent, policy=policy, seed=seed)
+    return {**experiment.position(int(state.iteration), meta["wall_seconds"]), **result}
+
+
+def _mean_or_none(x: np.ndarray | jax.Array) -> float | None:
+    """The mean, `None` where it is NaN, which JSON has not."""
+    mean = float(np.mean(x))
+    return None if np.isnan(mean) else mean

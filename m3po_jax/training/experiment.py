@@ -1,0 +1,159 @@
+"""A config brought to life: environments, networks, optimizers and devices."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+
+from m3po_jax import config_validation
+from m3po_jax.config import Config
+from m3po_jax.envs import registry
+from m3po_jax.envs.by_task import placement_text
+from m3po_jax.envs.multitask import MultiTaskEnv
+from m3po_jax.networks.factory import Networks, make_networks
+from m3po_jax.replay import buffer
+from m3po_jax.training import sharding
+from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.state import Optimizers, Parts, TrainState, init_train_state, make_optimizers
+from m3po_jax.training.train_step import env_steps_per_iteration, num_iterations
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config brought to life.
+
+    Attributes:
+        config: The settings.
+        env: Environments of training.
+        networks: The bundle of modules.
+        optimizers: One optimizer per set of parameters.
+        mesh: The devices of the run.
+    """
+
+    config: Config
+    env: MultiTaskEnv
+    networks: Networks
+    optimizers: Optimizers
+    mesh: sharding.Devices
+
+    def init(self, key: jax.Array) -> TrainState:
+        """State before the first step. The key is consumed."""
+        return init_train_state(self.parts, key)
+
+    def state_shapes(self) -> TrainState:
+        """The state's shapes and places, as `jax.ShapeDtypeStruct`s; nothing is computed."""
+        return sharding.placed(self.mesh, jax.eval_shape(self.init, jax.random.key(0)))
+
+    @property
+    def parts(self) -> Parts:
+        """What a training iteration is made of."""
+        return Parts(self.env, self.networks, self.optimizers, self.config)
+
+    def meta(self, *, env_steps: int, wall_seconds: float) -> dict[str, Any]:
+        """What a checkpoint says of itself."""
+        tasks = [dataclasses.asdict(spec) for spec in self.env.specs]
+        return {"wall_seconds": wall_seconds, "env_steps": env_steps, "tasks": tasks}
+
+    def position(self, iteration: int, wall_seconds: float) -> dict[str, Any]:
+        """Where a run is, as each line of eval.jsonl begins."""
+        env_steps = iteration * self.env_steps_per_iteration
+        return {
+            "env_steps": env_steps,
+            "env_steps_per_task": env_steps / len(self.env.specs),
+            "wall_seconds": round(wall_seconds, 1),
+        }
+
+    @property
+    def env_steps_per_iteration(self) -> int:
+        """Simulator steps of one iteration over all tasks, action repeats counted."""
+        return env_steps_per_iteration(self.env, self.config)
+
+    @property
+    def num_iterations(self) -> int:
+        """Iterations until `total_env_steps` is reached or passed."""
+        return num_iterations(self.env, self.config)
+
+
+def make_experiment(config: Config) -> Experiment:
+    """Creates environments, networks and optimizers; computes nothing yet."""
+    env = registry.make(config.tasks, config.env)
+    networks = make_networks(
+        env.specs,
+        env.action_mask,
+        env.observation_size,
+        config.network,
+        decoder=config.world_model.reconstruction_scale > 0.0,
+    )
+    optimizers = make_optimizers(
+        config,
+        iterations=num_iterations(env, config),
+        transitions=env.batch_size * config.env.unroll_length,
+    )
+    return Experiment(config, env, networks, optimizers, sharding.choose_devices(config))
+
+
+def on_one_device(config: Config) -> Config:
+    """The same settings for looking at a run on one device, whatever it was trained on."""
+    train = dataclasses.replace(config.train, num_devices=1, fsdp_devices=1)
+    return dataclasses.replace(config, train=train)
+
+
+def restore_run(
+    config: Config, workdir: str | os.PathLike[str]
+) -> tuple[Experiment, TrainState, dict[str, Any]]:
+    """Returns the experiment, the newest state and its meta of a run.
+
+    Raises:
+        CheckpointError: There is no checkpoint or it cannot be read.
+    """
+    experiment = make_experiment(on_one_device(config))
+    with Checkpointer(workdir) as checkpointer:
+        restored = checkpointer.restore_latest(experiment.state_shapes())
+    if restored is None:
+        raise CheckpointError(f"{workdir} holds no checkpoint; train longer first")
+    return experiment, *restored
+
+
+def description(experiment: Experiment) -> str:
+    """What the run is, before anything is compiled."""
+    config, env = experiment.config, experiment.env
+    shapes = experiment.state_shapes()
+    parameters = sum(x.size for x in jax.tree.leaves(shapes.agent.params))
+    capacity = shapes.replay.data["reward"].size
+    lines = [
+        f"{spec.name}: {n} environments, observation {spec.observation_size}, action "
+        f"{spec.action_size}, {spec.episode_length} agent steps of {spec.action_repeat} env steps"
+        for spec, n in zip(env.specs, env.num_envs, strict=True)
+    ]
+    updates = config.train.updates_per_transition
+    lines += [
+        f"{parameters:,} parameters (size {config.network.size}); replay of {capacity:,} "
+        f"transitions, {buffer.num_bytes(shapes.replay) / 2**20:.0f} MiB, on "
+        f"{_devices(experiment)}",
+        *_placement_lines(experiment),
+        f"{config.train.total_env_steps:,} env steps in {experiment.num_iterations:,} iterations, "
+        f"{updates:g} updates per transition",
+    ]
+    return "\n".join(lines)
+
+
+def _devices(experiment: Experiment) -> str:
+    """Which devices a run uses, and why not all that are there."""
+    used, present = experiment.mesh.size, jax.device_count()
+    first = experiment.mesh.devices.flat[0]
+    if used == present:
+        return f"{first}" if used == 1 else f"{used} devices like {first}"
+    if experiment.config.train.num_devices:
+        return f"{used} of {present} devices like {first}"
+    reason = config_validation.device_conflict(experiment.config, present)
+    return f"{used} of {present} devices like {first} ({reason})"
+
+
+def _placement_lines(experiment: Experiment) -> list[str]:
+    """Which device steps what, where there are several."""
+    mesh, env, cfg = experiment.mesh, experiment.env, experiment.config
+    if mesh.size == 1:
+        asked = cfg.train.task_placement == "by_task"
+        return ["task placement by_task: one device, so it steps all tasks"] if asked else []
+    return [placement_text(env, sharding.choose_placement(mesh, env, cfg), mesh.size)]
