@@ -184,7 +184,7 @@ def with_starts(missing: Sequence[Run], workdirs: pathlib.Path) -> list[Run]:
 def _train(run: Run, workdir: pathlib.Path, core: int) -> str | None:
     """Makes one run; returns what went wrong."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
-    log = workdir.with_suffix(".log")
+    log = workdir.with_name(f"{workdir.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         result = subprocess.run(

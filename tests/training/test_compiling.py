@@ -23,14 +23,11 @@ def test_xla_takes_the_option_of_a_large_program(monkeypatch):
 
 
 @on_cpu
-@pytest.mark.parametrize(("lines", "large"), [(4, True), (3, False)])
-def test_only_a_large_program_has_it(monkeypatch, lines, large):
-    class Program:
-        def as_text(self):
-            return "one\n" * lines
-
-        def compile(self, compiler_options):
-            return compiler_options
-
-    monkeypatch.setattr(compiling, "LARGE_PROGRAM", 4)
-    assert (compiling.compile_program(Program()) is not None) == large
+@pytest.mark.parametrize(("size", "large"), [(3, True), (100, False)])
+def test_only_a_large_program_has_it(monkeypatch, size, large):
+    program = lowered()  # a product, a tanh, a sum and what holds them
+    given = {}
+    monkeypatch.setattr(compiling, "LARGE_PROGRAM", size)
+    monkeypatch.setattr(type(program), "compile", lambda _, **options: given.update(options))
+    compiling.compile_program(program)
+    assert (given["compiler_options"] is not None) == large
