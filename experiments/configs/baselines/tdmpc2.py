@@ -2,8 +2,8 @@
 
 The policy follows the gradient of Q without a trust region, Q learns from one-step targets with the
 minimum of two heads, there is no bonus and so no model-free critic. What TD-MPC2 sets otherwise is
-set here; widths, batch, population of the planner, environments and updates per transition are
-shared with the agent that it is compared with.
+set here; widths, batch, the model's step size, population of the planner, environments and updates
+per transition are shared with the agent that it is compared with.
 """
 
 import ml_collections
