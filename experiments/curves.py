@@ -215,7 +215,7 @@ def draw(
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        1, len(settings), figsize=(4.6 * len(settings), 3.6), squeeze=False, layout="constrained"
+        1, len(settings), figsize=(4.6 * len(settings), 4.4), squeeze=False, layout="constrained"
     )
     for axis, (setting, title) in zip(axes[0], settings.items(), strict=True):
         found = curves(rows, setting)
@@ -224,13 +224,15 @@ def draw(
                 continue
             steps = sorted(found[agent])
             low, middle, high = _band(found[agent])
-            label = f"{label} ({len(found[agent][steps[0]])} seeds)"
+            seeds = len(found[agent][steps[0]])
+            label = f"{label} ({seeds} seed{'s' if seeds > 1 else ''})"
             thousands = np.array(steps) / 1000.0
             axis.plot(thousands, middle, color=color, marker=marker, ms=4, lw=1.5, label=label)
             axis.fill_between(thousands, low, high, color=color, alpha=0.15, lw=0)
         axis.set(title=title, xlabel="thousand env steps per task", ylim=(0.0, 1.0))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="lower right")
+        # Below: curves may be anywhere inside.
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     axes[0, 0].set_ylabel("mean normalised score, 95 % interval")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
