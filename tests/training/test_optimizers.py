@@ -27,11 +27,11 @@ def config(scale=0.1, **policy):
 def step_sizes(part, cfg, count):
     optimizers = make_optimizers(cfg, iterations=ITERATIONS, transitions=TRANSITIONS)
     optimizer = getattr(optimizers, part)
-    params = {"encoder": jnp.zeros(1)}
+    params = {"dynamics": jnp.zeros(1)}
     state, sizes = optimizer.init(params), []
     for _ in range(count):
         updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
-        sizes.append(-float(updates["encoder"][0]))
+        sizes.append(-float(updates["dynamics"][0]))
     return np.array(sizes)
 
 
