@@ -117,6 +117,12 @@ def task_return(record: Evaluation, task: str) -> list[float]:
     return [] if found is None else [found["return_mean"]]
 
 
+def task_success(record: Evaluation, task: str) -> list[float]:
+    """The share of a task's episodes that met its goal; nothing where it has none."""
+    found = record["tasks"].get(task, {}).get("success_rate")
+    return [] if found is None else [found]
+
+
 def task_scores(record: Evaluation) -> list[float]:
     """Normalised scores of the tasks that have a known scale."""
     return [t["normalized"] for t in record["tasks"].values() if t["normalized"] is not None]

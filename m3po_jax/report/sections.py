@@ -277,6 +277,12 @@ def _evaluations_of(task: str) -> Callable[[Group], curves.Series]:
     )
 
 
+def _success_of(task: str) -> Callable[[Group], curves.Series]:
+    return lambda group: curves.evaluation_series(
+        group, lambda record: curves.task_success(record, task)
+    )
+
+
 def _levels(groups: Sequence[Group], task: str) -> tuple[tuple[str, float], ...]:
     """Returns of random actions, where they were measured, and of a solved task."""
     random = [r for group in groups for r in _final_returns(group, "random", task)]
@@ -303,17 +309,20 @@ def _mean_text(returns: Sequence[float]) -> str:
 
 def _final_table(groups: Sequence[Group], tasks: Sequence[str]) -> Table:
     columns = []
+    goals = [t for t in tasks if any(_success_of(t)(group).rows for group in groups)]
     for group in groups:
         aggregate = curves.evaluation_series(group, curves.task_scores)
         columns.append(
             [
                 *(interval_text(_evaluations_of(task)(group)) for task in tasks),
+                *(interval_text(_success_of(task)(group), ".2f") for task in goals),
                 interval_text(aggregate, ".3f"),
                 str(len(group.runs)),
                 f"{max(run.env_steps for run in group.runs):,}",
             ]
         )
-    names = (*tasks, "mean normalised score", "seeds", "env steps")
+    success = (f"{task}, share of episodes that met the goal" for task in goals)
+    names = (*tasks, *success, "mean normalised score", "seeds", "env steps")
     header = ("task", *(group.label for group in groups))
     caption = "Last evaluation during training: mean return [95 % interval]"
     return Table(caption, header, tuple(zip(names, *columns, strict=True)))

@@ -145,6 +145,21 @@ def test_numbers_are_those_of_the_evaluations(report):
     assert table["seeds"] == ["3", "1"]
 
 
+def test_success_is_shown_where_a_task_defines_it(report):
+    _, page, made = report
+    table = page.table("Last evaluation during training")
+    rates = [
+        json.loads((path / "eval.jsonl").read_text().splitlines()[-1])["tasks"]["brax/swimmer"][
+            "success_rate"
+        ]
+        for path in made
+    ]
+    (row,) = (name for name in table if "met the goal" in name)
+    assert row.startswith("brax/swimmer,")
+    assert table[row][0].startswith(f"{np.mean(rates[:3]):.2f} [")
+    assert table[row][1] == f"{rates[3]:.2f}"
+
+
 def test_policies_are_compared_at_their_newest_evaluation(report):
     _, page, made = report
     rows = page.table("Mean return over seeds")
