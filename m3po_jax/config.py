@@ -113,11 +113,11 @@ class WorldModelConfig:
     termination_scale: float = 1.0
     reconstruction_scale: float = 0.0
     learning_rate: float = 1e-3
-    encoder_learning_rate_scale: float = 0.3
+    encoder_learning_rate_scale: float = 1.0
     max_gradient_norm: float = 20.0
     target_decay: float = 0.01
     value_target: str = "lambda"
-    imagined_target_steps: int = 1
+    imagined_target_steps: int = 3
     lambda_: float = 0.95
 
 
