@@ -47,7 +47,7 @@ def measure(placement: str, num_devices: int, tasks: tuple[str, ...]) -> dict[st
     validate(config)
     experiment = make_experiment(config)
     mesh, env = experiment.mesh, experiment.env
-    state = sharding.shard_init(experiment.mesh, experiment.parts)(jax.random.key(0))
+    state = sharding.shard_init(mesh, experiment.parts)(jax.random.key(0))
     collect = jax.jit(sharding.shard_collect(mesh, experiment.parts))
     traced = collect.trace(state)
     cost = cost_of(traced.jaxpr.jaxpr, trips=1.0)

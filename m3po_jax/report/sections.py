@@ -309,7 +309,8 @@ def _mean_text(returns: Sequence[float]) -> str:
 
 def _final_table(groups: Sequence[Group], tasks: Sequence[str]) -> Table:
     columns = []
-    goals = [t for t in tasks if any(_success_of(t)(group).rows for group in groups)]
+    evaluations = [record for g in groups for run in g.runs for record in run.evaluations]
+    goals = [task for task in tasks if any(curves.task_success(r, task) for r in evaluations)]
     for group in groups:
         aggregate = curves.evaluation_series(group, curves.task_scores)
         columns.append(

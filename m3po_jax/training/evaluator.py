@@ -35,10 +35,8 @@ class Evaluator:
         """Traces the program for `policy`; the result compiles it, if that is still to be done."""
         if policy in self._programs:
             return lambda: None
-        _, networks, _, cfg = self._experiment.parts
-        play = sharding.shard_evaluate(
-            self._experiment.mesh, self._env, networks, cfg, policy=policy
-        )
+        parts = self._experiment.parts._replace(env=self._env)
+        play = sharding.shard_evaluate(self._experiment.mesh, parts, policy=policy)
         lowered = play.lower(agent, jax.random.key(0))
 
         def compile_it() -> None:

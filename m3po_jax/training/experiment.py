@@ -100,9 +100,17 @@ def on_one_device(config: Config) -> Config:
 
 
 def restore_run(
-    config: Config, workdir: str | os.PathLike[str]
+    config: Config,
+    workdir: str | os.PathLike[str],
+    *,
+    absent: str = "holds no checkpoint; train longer first",
 ) -> tuple[Experiment, TrainState, dict[str, Any]]:
     """Returns the experiment, the newest state and its meta of a run.
+
+    Args:
+        config: Settings of the run.
+        workdir: Its folder.
+        absent: What to say of the folder where it has no checkpoint.
 
     Raises:
         CheckpointError: There is no checkpoint or it cannot be read.
@@ -111,7 +119,7 @@ def restore_run(
     with Checkpointer(workdir) as checkpointer:
         restored = checkpointer.restore_latest(experiment.state_shapes())
     if restored is None:
-        raise CheckpointError(f"{workdir} holds no checkpoint; train longer first")
+        raise CheckpointError(f"{workdir} {absent}")
     return experiment, *restored
 
 

@@ -7,8 +7,7 @@ import jax
 
 from m3po_jax.config import Config
 from m3po_jax.ops import checks, finite
-from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
-from m3po_jax.training.experiment import make_experiment, on_one_device
+from m3po_jax.training.experiment import restore_run
 from m3po_jax.training.fault import skipped_modules
 from m3po_jax.training.train_step import make_train_step
 
@@ -26,12 +25,9 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
     Raises:
         CheckpointError: The bundle holds no state or a damaged one.
     """
-    experiment = make_experiment(on_one_device(config))
-    with Checkpointer(folder) as checkpointer:
-        restored = checkpointer.restore_latest(experiment.state_shapes())
-    if restored is None:
-        raise CheckpointError(f"{folder} holds no state; it is no bundle of a stopped run")
-    state, _ = restored
+    experiment, state, _ = restore_run(
+        config, folder, absent="holds no state; it is no bundle of a stopped run"
+    )
     lines = [f"iteration {int(state.iteration)}, updates done before it: {int(state.updates)}"]
     before = _nonzero(jax.device_get(checks.count_by_path(state)))
     lines.append(f"not finite in the start state: {_listed(before) or 'nothing'}")

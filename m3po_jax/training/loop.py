@@ -109,9 +109,7 @@ class _Run:
         self._progress = progress
         self._began = time.monotonic()
         self._logged = self._began
-        self._model_errors: Any = sharding.shard_model_errors(
-            experiment.mesh, experiment.env, experiment.networks
-        )
+        self._model_errors: Any = sharding.shard_model_errors(experiment.mesh, experiment.parts)
         progress.say(description(experiment))
         restored = checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:

@@ -21,7 +21,6 @@ from m3po_jax.config_validation import device_conflict, most_devices
 from m3po_jax.envs.by_task import ByTaskEnv, step_costs
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.envs.placement import Placement, place_tasks
-from m3po_jax.networks.factory import Networks
 from m3po_jax.replay.buffer import ReplayState
 from m3po_jax.training.evaluate import evaluate
 from m3po_jax.training.model_error import model_errors
@@ -197,9 +196,10 @@ def shard_train_step(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
     )
 
 
-def shard_model_errors(mesh: Devices, env: MultiTaskEnv, networks: Networks) -> jax.stages.Wrapped:
+def shard_model_errors(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
     """A compiled function `(agent, replay, key) -> ModelErrors`, alike on every device."""
-    measure = functools.partial(model_errors, env=env.shard(mesh.size, AXES), networks=networks)
+    env, networks, _, _ = _share(mesh, parts)
+    measure = functools.partial(model_errors, env=env, networks=networks)
     return jax.jit(
         jax.shard_map(
             measure,
@@ -210,21 +210,16 @@ def shard_model_errors(mesh: Devices, env: MultiTaskEnv, networks: Networks) -> 
     )
 
 
-def shard_evaluate(
-    mesh: Devices, env: MultiTaskEnv, networks: Networks, cfg: Config, *, policy: str
-) -> jax.stages.Wrapped:
+def shard_evaluate(mesh: Devices, parts: Parts, *, policy: str) -> jax.stages.Wrapped:
     """A compiled evaluation `(agent, key) -> Episodes`; the result `[B]` is on every device.
 
     Args:
         mesh: The devices.
-        env: Environments of the evaluation, which split over the mesh.
-        networks: The bundle.
-        cfg: The run's settings.
+        parts: With the environments of the evaluation, which split over the mesh.
         policy: See `evaluate`.
     """
-    play = functools.partial(
-        evaluate, env=env.shard(mesh.size, AXES), networks=networks, cfg=cfg, policy=policy
-    )
+    env, networks, _, cfg = _share(mesh, parts)
+    play = functools.partial(evaluate, env=env, networks=networks, cfg=cfg, policy=policy)
     sharded = jax.shard_map(
         play, mesh=mesh, in_specs=(_EVERYWHERE, _EVERYWHERE), out_specs=_ROWS, check_vma=False
     )

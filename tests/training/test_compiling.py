@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.mlir import ir
 
 from m3po_jax.training import compiling
 
@@ -23,11 +24,17 @@ def test_xla_takes_the_option_of_a_large_program(monkeypatch):
 
 
 @on_cpu
-@pytest.mark.parametrize(("size", "large"), [(3, True), (100, False)])
-def test_only_a_large_program_has_it(monkeypatch, size, large):
-    program = lowered()  # a product, a tanh, a sum and what holds them
-    given = {}
-    monkeypatch.setattr(compiling, "LARGE_PROGRAM", size)
+@pytest.mark.parametrize(("more", "large"), [(0, True), (1, False)])
+def test_only_a_large_program_has_it(monkeypatch, more, large):
+    program, operations, given = lowered(), [], {}
+
+    def visit(operation):
+        operations.append(operation.name)
+        return ir.WalkResult.ADVANCE
+
+    program.compiler_ir().operation.walk(visit)
+    assert {"stablehlo.dot_general", "stablehlo.tanh", "stablehlo.reduce"} <= set(operations)
+    monkeypatch.setattr(compiling, "LARGE_PROGRAM", len(operations) + more)
     monkeypatch.setattr(type(program), "compile", lambda _, **options: given.update(options))
     compiling.compile_program(program)
     assert (given["compiler_options"] is not None) == large

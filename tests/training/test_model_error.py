@@ -59,7 +59,7 @@ def replay_of(experiment, reward, truncation=None):
 
 @pytest.fixture(scope="module")
 def program(experiment):
-    return sharding.shard_model_errors(experiment.mesh, experiment.env, experiment.networks)
+    return sharding.shard_model_errors(experiment.mesh, experiment.parts)
 
 
 def test_a_model_that_predicts_nothing_errs_by_the_reward(experiment, agent, program):
