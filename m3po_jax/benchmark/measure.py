@@ -22,6 +22,7 @@ from m3po_jax.benchmark.parts import (
 )
 from m3po_jax.config import Config
 from m3po_jax.training import sharding
+from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.experiment import Experiment, make_experiment, on_one_device
 from m3po_jax.training.state import TrainState
 
@@ -72,10 +73,11 @@ class _Bench:
         self._costs: dict[str, Cost] = {}
         key = jax.random.key(experiment.config.seed)
         begin = time.monotonic()
-        init = sharding.shard_init(experiment.mesh, experiment.parts).lower(key).compile()
+        init = compile_program(sharding.shard_init(experiment.mesh, experiment.parts).lower(key))
         state = self._compiled("start_state", init, begin)(key)
         begin = time.monotonic()
-        step = sharding.shard_train_step(experiment.mesh, experiment.parts).lower(state).compile()
+        train_step = sharding.shard_train_step(experiment.mesh, experiment.parts)
+        step = compile_program(train_step.lower(state))
         updates = float(updates_per_iteration(experiment))
         self._step = self._compiled("whole_step", step, begin, trips=updates)
         self._state: TrainState = self._ready(state)

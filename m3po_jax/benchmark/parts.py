@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from m3po_jax.replay import buffer
 from m3po_jax.training import rollout, train_step, update
+from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.experiment import Experiment
 from m3po_jax.training.state import TrainState
 from m3po_jax.types import Trajectory
@@ -48,7 +49,7 @@ def compile_part(part: Part, state: TrainState) -> tuple[jax.stages.Compiled, Ca
     # Copies, because a training iteration takes (donates) the state from which they come.
     carry, inputs = jax.tree.map(jnp.copy, (part.start(state), part.inputs(state)))
     key = jnp.copy(state.key)
-    compiled = jax.jit(part.run, donate_argnums=0).lower(carry, inputs, key).compile()
+    compiled = compile_program(jax.jit(part.run, donate_argnums=0).lower(carry, inputs, key))
     kept = [carry]
 
     def run() -> Any:

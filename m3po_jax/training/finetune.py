@@ -8,6 +8,7 @@ import jax
 from m3po_jax.config import Config
 from m3po_jax.training import sharding, transfer, workdir
 from m3po_jax.training.checkpoint import Checkpointer
+from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import Experiment, make_experiment, restore_run
 from m3po_jax.training.metrics import MetricsWriter
@@ -58,7 +59,9 @@ def _first_state(
     replay: bool,
 ) -> TrainState:
     ends = (transfer.Ends(old.env, old.networks), transfer.Ends(new.env, new.networks))
-    state: TrainState = sharding.shard_init(new.mesh, new.parts)(jax.random.key(new.config.seed))
+    key = jax.random.key(new.config.seed)
+    init = compile_program(sharding.shard_init(new.mesh, new.parts).lower(key))
+    state: TrainState = init(key)
     agent = transfer.transfer_agent(old_state.agent, state.agent, *ends, embedding=embedding)
     stored = state.replay
     if replay:
