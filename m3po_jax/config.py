@@ -99,9 +99,9 @@ class WorldModelConfig:
         max_gradient_norm: Global-norm clip.
         target_decay: EMA rate tau of the target Q heads, per update.
         value_target: `td` (one step, minimum of two random heads) or `lambda` (lambda-return over
-            imagined steps of the policy, mean of the target heads).
+            the real step and imagined steps of the policy, mean of two random heads).
         imagined_target_steps: Imagined steps of the `lambda` target.
-        lambda_: Lambda of the `lambda` target.
+        lambda_: Lambda of the `lambda` target; 0 leaves the real step alone.
     """
 
     batch_size: int = 128
@@ -113,12 +113,12 @@ class WorldModelConfig:
     termination_scale: float = 1.0
     reconstruction_scale: float = 0.0
     learning_rate: float = 1e-3
-    encoder_learning_rate_scale: float = 1.0
+    encoder_learning_rate_scale: float = 0.3
     max_gradient_norm: float = 20.0
     target_decay: float = 0.01
     value_target: str = "lambda"
     imagined_target_steps: int = 3
-    lambda_: float = 0.95
+    lambda_: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,27 +54,28 @@ def lambda_targets(
     cfg: WorldModelConfig,
     axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
-    """Model-based targets `r + gamma (1 - d) G`, G a lambda-return imagined from `z'`.
+    """Model-based targets: TD(lambda) over the real step and imagined steps from `z'`.
 
-    The policy is followed for `cfg.imagined_target_steps` steps and valued by the mean of the
-    model's heads. Arguments and result as in `td_targets`.
+    The policy is followed for `cfg.imagined_target_steps` steps; every latent on the way, the true
+    one first, is valued by the mean of the model's heads. Lambda 0 is a one-step target. Arguments
+    and result as in `td_targets`.
     """
     steps = cfg.imagined_target_steps
     noise = _noise(key, window, steps + 1, axis_name)
     imagined = imagine(model, z_next, context, noise[:-1])
-    # The values that G needs are of z^1 ... z^n; the action in z^n is drawn here.
+    # Each latent is valued by the action that is taken there; that of the last is drawn here.
     mean, std = model.policy(imagined.z_next[-1], context)
-    last_u = mean + std * noise[-1]
-    u = jnp.concatenate([imagined.u[1:], last_u[None]])
-    value = model.value(imagined.z_next, u, context)
+    u = jnp.concatenate([imagined.u, (mean + std * noise[-1])[None]])
+    value = model.value(jnp.concatenate([z_next[None], imagined.z_next]), u, context)
+    reward = jnp.concatenate([window.reward[None], imagined.reward])
+    continuation = jnp.concatenate([1.0 - window.termination[None], imagined.continuation])
     lambda_return = lambda r, d, v: returns.lambda_return(  # noqa: E731
         r, d, v, jnp.ones_like(r), lambda_=cfg.lambda_
     )
-    flat = lambda x: x.reshape(steps, -1)  # noqa: E731
-    result = jax.vmap(lambda_return, in_axes=1, out_axes=1)(
-        flat(imagined.reward), flat(discount * imagined.continuation), flat(value)
-    )[0].reshape(z_next.shape[:-1])
-    return window.reward + discount * (1.0 - window.termination) * result
+    flat = lambda x: x.reshape(steps + 1, -1)  # noqa: E731
+    return jax.vmap(lambda_return, in_axes=1, out_axes=1)(
+        flat(reward), flat(discount * continuation), flat(value)
+    )[0].reshape(window.reward.shape)
 
 
 def world_model_losses(

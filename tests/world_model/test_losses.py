@@ -151,11 +151,13 @@ def test_lambda_targets_of_exact_values_depend_on_neither_steps_nor_lambda(key, 
 def test_one_imagined_step_by_hand(key):
     w = window()
     model = Known(continuation=0.75, wrong=True)  # heads average to twice the truth
-    target = by_lambda(model, w, key, steps=1)(1.0)
+    target_of = by_lambda(model, w, key, steps=1)
     z = Z_NEXT[..., 0]
-    bootstrap = 2.0 * (z / 2.0) / (1.0 - 0.75 * DISCOUNT / 2.0)
-    expected = reference(w, z + DISCOUNT * 0.75 * bootstrap)
-    np.testing.assert_allclose(target, expected, rtol=1e-5)
+    value = 2.0 / (1.0 - 0.75 * DISCOUNT / 2.0)  # of a latent of 1
+    one_step, two_step = value * z, z + DISCOUNT * 0.75 * value * z / 2.0
+    for lambda_ in (0.0, 0.25, 1.0):
+        expected = reference(w, (1.0 - lambda_) * one_step + lambda_ * two_step)
+        np.testing.assert_allclose(target_of(lambda_), expected, rtol=1e-5)
 
 
 def test_lambda_targets_mix_n_step_returns(key):
@@ -165,10 +167,10 @@ def test_lambda_targets_mix_n_step_returns(key):
     gamma, z = DISCOUNT * 0.75, Z_NEXT[..., 0]
     for lambda_ in (0.0, 0.6, 1.0):
         future, mixed = np.zeros_like(z), 0.0
-        for n in range(1, steps + 1):
-            future = future + gamma ** (n - 1) * z / 2.0 ** (n - 1)
+        for n in range(steps + 1):  # imagined steps after the real one
             n_step = future + gamma**n * 2.0 * (z / 2.0**n) / (1.0 - gamma / 2.0)
-            mixed = mixed + (1.0 if n == steps else 1.0 - lambda_) * lambda_ ** (n - 1) * n_step
+            mixed = mixed + (1.0 if n == steps else 1.0 - lambda_) * lambda_**n * n_step
+            future = future + gamma**n * z / 2.0**n
         np.testing.assert_allclose(target_of(lambda_), reference(w, mixed), rtol=1e-5)
 
 
@@ -176,10 +178,10 @@ def test_lambda_targets_value_each_state_by_its_own_action():
     """Two imagined steps where the value is the action, drawn around the state."""
     w, z = window(), Z_NEXT[..., 0]
     # Lambda 1: G = z + gamma z / 2 + gamma^2 u, u ~ N(z / 4, 0.5^2) drawn for the last state.
-    # Lambda 0: G = z + gamma u, u ~ N(z / 2, 0.5^2) the action that was taken in the next state.
+    # Lambda 0: G = u, u ~ N(z, 0.5^2) the action that imagination takes first.
     expected = {
         1.0: (z + DISCOUNT * z / 2.0 + DISCOUNT**2 * z / 4.0, 0.5 * DISCOUNT**2),
-        0.0: (z + DISCOUNT * z / 2.0, 0.5 * DISCOUNT),
+        0.0: (z, 0.5),
     }
     draw = jax.jit(jax.vmap(lambda k, x: by_lambda(Drawn(), w, k, steps=2)(x), in_axes=(0, None)))
     for lambda_, (mean, std) in expected.items():

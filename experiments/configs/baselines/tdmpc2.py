@@ -27,7 +27,6 @@ def get_config(tasks: str = "") -> ml_collections.ConfigDict:
     config.exploration.beta_start = 0.0
     config.exploration.beta_end = 0.0
     config.world_model.value_target = "td"
-    config.world_model.encoder_learning_rate_scale = 0.3
     config.network.log_std_min = -10.0
     config.network.log_std_max = 2.0
     return config
