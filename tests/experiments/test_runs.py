@@ -181,7 +181,7 @@ def test_no_run_is_started_when_the_time_is_up(fake_training, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("module", "count"),
-    [(sample_efficiency, 70), (parallelism, 36), (ablation, 27), (distractors, 18), (transfer, 36)],
+    [(sample_efficiency, 52), (parallelism, 36), (ablation, 27), (distractors, 18), (transfer, 36)],
 )
 def test_every_run_of_the_experiments_is_valid(module, count):
     import importlib
