@@ -38,7 +38,7 @@ setuptools.setup(
         "mujoco>=3.3",
         "mujoco-mjx>=3.3",
         "numpy>=2",
-        "optax>=0.2.5",
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.11.30",
         "pillow>=10.1",
         "playground>=0.2,<0.3",

@@ -37,7 +37,7 @@ def is_finite(module: str, losses: Mapping[str, jax.Array], gradient: Any) -> ja
 
         counts = count_by_path(dict(losses)), count_by_path(gradient)
         jax.debug.callback(report, *counts, ordered=True)
-    finite = jnp.isfinite(optax.global_norm(gradient))
+    finite = jnp.isfinite(optax.tree.norm(gradient))
     for loss in losses.values():
         finite &= jnp.isfinite(loss)
     return finite

@@ -194,7 +194,7 @@ def trust_region_update(
         updates, opt_state = optimizer.update(gradient, carry.opt_state, carry.params)
         taken = optax.apply_updates(carry.params, updates)
         stopped = carry.stopped | (kl > bound) if cfg.trust_region == "clip" else carry.stopped
-        gradient_norm = optax.global_norm(gradient)
+        gradient_norm = optax.tree.norm(gradient)
         # One NaN in the optimizer's moments would stay in them for good.
         fault = ~finite.is_finite("policy", {"total": loss, "kl": kl}, gradient) & ~stopped
         skip = stopped | fault

@@ -222,7 +222,7 @@ def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
         state: optax.EmptyState,
         params: Params | None = None,
         *,
-        global_norm: Callable[[Params], jax.Array] = optax.global_norm,
+        global_norm: Callable[[Params], jax.Array] = optax.tree.norm,
     ) -> tuple[Params, optax.EmptyState]:
         norm = global_norm(gradient)
         clip = lambda g: jnp.where(norm < max_norm, g, (g / norm) * max_norm)  # noqa: E731

@@ -104,7 +104,7 @@ def world_model_update(
     metrics = {f"world_model/{name}_loss": value for name, value in means.items()}
     metrics["world_model/skipped"] = (~taken).astype(jnp.float32)
     metrics["world_model/loss"] = total
-    metrics["world_model/gradient_norm"] = optax.global_norm(gradient)
+    metrics["world_model/gradient_norm"] = optax.tree.norm(gradient)
     metrics["world_model/value_target"] = rows.mean(value_target, axis_name)
     latents = jnp.concatenate([first[None], z_target])
     return new_agent, jax.lax.stop_gradient(latents), metrics
@@ -289,7 +289,7 @@ def _fit(
         taken = finite.is_finite(module, {"total": loss}, gradient)
         updates, opt_state = optimizer.update(gradient, carry[1], params)
         new = finite.select(taken, (optax.apply_updates(params, updates), opt_state), carry)
-        return new, (loss, optax.global_norm(gradient), (~taken).astype(jnp.float32))
+        return new, (loss, optax.tree.norm(gradient), (~taken).astype(jnp.float32))
 
     batches = minibatches(
         data,
