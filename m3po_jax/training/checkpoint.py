@@ -1,11 +1,13 @@
 """Checkpoints: a thin wrapper over Orbax that never restarts in silence."""
 
+import asyncio
+import contextlib
 import json
 import math
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -116,7 +118,7 @@ class Checkpointer:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
         )
-        try:
+        with self._reading(step):
             stored = _leaves(self._manager.item_metadata(step)["state"].tree)
             self._refuse_other(step, stored, _leaves(abstract))
             restored = self._manager.restore(step, args=arguments)
@@ -124,10 +126,6 @@ class Checkpointer:
             wrong = _mismatches(meta.pop(_CHECKSUMS, {}), _checksums(state, meta))
             # Damaged metadata make Orbax give back the bare words of a key, of which all are right.
             wrong = wrong or _mismatches(_types(abstract), _types(state))
-        except CheckpointError:
-            raise
-        except Exception as error:  # Orbax passes on whatever its file layers raise
-            raise self._unreadable(step, _first_line(error)) from error
         if wrong:
             raise self._unreadable(step, f"{wrong} is not what was saved")
         return jax.tree.map(_with_empty, abstract_state, state), meta
@@ -142,10 +140,8 @@ class Checkpointer:
         if step is None:
             return None
         arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        try:
+        with self._reading(step):
             return dict(self._manager.restore(step, args=arguments)["meta"])
-        except Exception as error:  # Orbax passes on whatever its file layers raise
-            raise self._unreadable(step, _first_line(error)) from error
 
     def restore_part(self, name: str, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """Restores some of one field of the newest checkpoint's state, and reads no other array.
@@ -170,7 +166,7 @@ class Checkpointer:
             restore_args=ocp.checkpoint_utils.construct_restore_args(item),
             partial_restore=True,
         )
-        try:
+        with self._reading(step):
             everything = _leaves(self._manager.item_metadata(step)["state"].tree)
             stored = {k: v for k, v in everything.items() if k.startswith(prefixes)}
             self._refuse_other(step, stored, _leaves(item))
@@ -179,10 +175,6 @@ class Checkpointer:
             found = _checksums(part, {})
             expected = {k: v for k, v in meta[_CHECKSUMS].items() if k in found and k != "meta"}
             wrong = _mismatches({**found, **expected}, found)
-        except CheckpointError:
-            raise
-        except Exception as error:  # Orbax passes on whatever its file layers raise
-            raise self._unreadable(step, _first_line(error)) from error
         if wrong:
             raise self._unreadable(step, f"{wrong} is not what was saved")
         return jax.tree.map(_with_empty, dict(abstract), part[name])
@@ -212,6 +204,24 @@ class Checkpointer:
                 "version that wrote it, or start anew with --overwrite"
             )
 
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Makes one `CheckpointError` of whatever fails within, and the only thing that is printed.
+
+        Orbax gives up at the first error and closes its event loop on the other reads, each of
+        which then prints a traceback of its own; on this loop they end first.
+        """
+        policy = asyncio.get_event_loop_policy()
+        asyncio.set_event_loop_policy(_FinishingPolicy())
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:  # Orbax passes on whatever its file layers raise
+            raise self._unreadable(step, _first_line(error)) from error
+        finally:
+            asyncio.set_event_loop_policy(policy)
+
     def _unreadable(self, step: int, reason: str) -> CheckpointError:
         older = [other for other in self._manager.all_steps() if other != step]
         remedy = (
@@ -222,6 +232,22 @@ class Checkpointer:
         return CheckpointError(
             f"the checkpoint {self._folder / str(step)} cannot be read: {reason}; {remedy}"
         )
+
+
+class _FinishingLoop(asyncio.SelectorEventLoop):
+    """Ends its tasks before it closes."""
+
+    def close(self) -> None:
+        while not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        super().close()
+
+
+class _FinishingPolicy(asyncio.DefaultEventLoopPolicy):
+    """Makes such loops."""
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return _FinishingLoop()
 
 
 def _without_empty(leaf: Any) -> Any:
