@@ -61,6 +61,9 @@ class NetworkConfig:
         log_std_min: Lowest log standard deviation of the policy. Where it is near zero in a few
             states, the KL there alone can hold up the whole policy.
         log_std_max: Highest log standard deviation of the policy.
+        precision: Of the inputs of the layers' matrix products, `float32` or `bfloat16`; their
+            sums, all parameters and all else stay float32. A TPU rounds the inputs of float32
+            products to bfloat16 anyway.
     """
 
     size: str = "tiny"
@@ -78,6 +81,7 @@ class NetworkConfig:
     dropout: float = 0.01
     log_std_min: float = -2.0
     log_std_max: float = 1.0
+    precision: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from m3po_jax.envs.placement import place_tasks
 
 CHOICES = {
     "network.encoder": ("latent", "observation"),
+    "network.precision": ("float32", "bfloat16"),
     "world_model.value_target": ("td", "lambda"),
     "policy.objective": ("likelihood_ratio", "pathwise"),
     "policy.data": ("imagined", "real"),

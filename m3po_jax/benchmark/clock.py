@@ -1,5 +1,6 @@
 """Timing of compiled programs in turn, and the rates that this machine reaches."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from m3po_jax.config import Config, ConfigError, resolve_network
+from m3po_jax.networks.layers import DOT_GENERAL
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 # A reading is at least this long, so that what a call itself costs the clock does not show.
@@ -83,14 +85,15 @@ def rate_programs(config: Config) -> dict[str, tuple[Callable[[], Any], float]]:
     """Programs whose speed bounds that of all others: matrix products and copies.
 
     Args:
-        config: Gives the size of the network's own products: the rows of a batch of windows, and
-            the width of a layer.
+        config: Gives the precision and size of the network's own products: the rows of a batch of
+            windows, and the width of a layer.
 
     Returns:
         By name, a function that starts the program, and the operations (`matmul_*`) or bytes
         (`copy_*`) of one call.
     """
     width = resolve_network(config.network, len(config.tasks)).mlp_width
+    dot_general = DOT_GENERAL[config.network.precision]
     rows = config.world_model.batch_size * config.world_model.horizon
 
     def program(step: Callable[[jax.Array], jax.Array], x: jax.Array) -> Callable[[], Any]:
@@ -101,7 +104,8 @@ def rate_programs(config: Config) -> dict[str, tuple[Callable[[], Any], float]]:
 
     def product(m: int, k: int) -> tuple[Callable[[], Any], float]:
         other = jnp.eye(k)  # so that the numbers stay what they are
-        return program(lambda x: x @ other, jnp.ones((m, k))), 2.0 * m * k * k * _ROUNDS
+        step = functools.partial(dot_general, dimension_numbers=(((1,), (0,)), ((), ())))
+        return program(lambda x: step(x, other), jnp.ones((m, k))), 2.0 * m * k * k * _ROUNDS
 
     def copy(size: int) -> tuple[Callable[[], Any], float]:
         return program(lambda x: x + 1.0, jnp.ones(size // 4)), 2.0 * size * _ROUNDS

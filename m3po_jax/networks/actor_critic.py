@@ -19,12 +19,14 @@ class Actor(nn.Module):
         action_size: Padded action size A.
         log_std_min: Lowest log standard deviation.
         log_std_max: Highest log standard deviation.
+        precision: Of the products' inputs, as for `layers.MLP`.
     """
 
     width: int
     action_size: int
     log_std_min: float
     log_std_max: float
+    precision: str = "float32"
 
     @nn.compact
     def __call__(
@@ -38,7 +40,8 @@ class Actor(nn.Module):
             action_mask: 1 for active action dims `[..., A]`.
         """
         x = jnp.concatenate([z, e], axis=-1)
-        out = layers.MLP((self.width, self.width), 2 * self.action_size)(x)
+        hidden = (self.width, self.width)
+        out = layers.MLP(hidden, 2 * self.action_size, precision=self.precision)(x)
         mean, raw = jnp.split(out, 2, axis=-1)
         mean = _MEAN_BOUND * jnp.tanh(mean / _MEAN_BOUND)
         span = self.log_std_max - self.log_std_min
@@ -53,13 +56,17 @@ class Critic(nn.Module):
     Attributes:
         width: Width of the two hidden layers.
         num_bins: Bins of the head.
+        precision: Of the products' inputs, as for `layers.MLP`.
     """
 
     width: int
     num_bins: int
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         """Maps inputs `[..., n_i]`, joined along the last axis, to logits `[..., bins]`."""
         x = jnp.concatenate(inputs, axis=-1)
-        return layers.MLP((self.width, self.width), self.num_bins, zero_output=True)(x)
+        hidden = (self.width, self.width)
+        head = layers.MLP(hidden, self.num_bins, zero_output=True, precision=self.precision)
+        return head(x)

@@ -159,13 +159,15 @@ def make_networks(
         dropout=cfg.dropout,
         has_termination=any(spec.can_terminate for spec in specs),
         decoded_size=observation_size if decoder else 0,
+        precision=cfg.precision,
     )
     action_size = int(action_masks.shape[-1])
+    stds = cfg.log_std_min, cfg.log_std_max
     return Networks(
         world_model=world_model,
         encoder=cfg.encoder,
-        actor=Actor(cfg.mlp_width, action_size, cfg.log_std_min, cfg.log_std_max),
-        critic=Critic(cfg.mlp_width, cfg.num_bins),
+        actor=Actor(cfg.mlp_width, action_size, *stds, cfg.precision),
+        critic=Critic(cfg.mlp_width, cfg.num_bins, cfg.precision),
         support=Support(cfg.support_low, cfg.support_high, cfg.num_bins),
         observation_size=observation_size,
         action_size=action_size,

@@ -1,14 +1,23 @@
 """Building blocks: Mish, SimNorm, the Dense-LayerNorm-Mish layer and MLPs made of it."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from m3po_jax.ops.matmul import bfloat16_dot_general
+
 # TD-MPC2's weight scale: LayerNorm makes the forward pass indifferent to it, and small weights
 # make Adam's first steps large in relative terms.
 _KERNEL_INIT = nn.initializers.truncated_normal(0.02)
+
+# Products of inputs of a precision, as `nn.Dense` takes them. Sums and parameters are float32.
+DOT_GENERAL: dict[str, Callable[..., jax.Array]] = {
+    "float32": jax.lax.dot_general,
+    "bfloat16": bfloat16_dot_general,
+}
 
 
 def mish(x: jax.Array) -> jax.Array:
@@ -48,11 +57,13 @@ class NormedDense(nn.Module):
         features: Output size.
         activation: Applied last.
         dropout: Rate of the dropout that keys switch on.
+        precision: Of the product's inputs, a key of `DOT_GENERAL`.
     """
 
     features: int
     activation: Callable[[jax.Array], jax.Array] = mish
     dropout: float = 0.0
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
@@ -61,7 +72,7 @@ class NormedDense(nn.Module):
         With `dropout_keys` `[N]`, which are consumed, x is `[..., N, in]` and each of the N rows
         draws with its own key.
         """
-        x = nn.Dense(self.features, kernel_init=_KERNEL_INIT)(x)
+        x = _dense(self.features, self.precision)(x)
         if self.dropout > 0.0 and dropout_keys is not None:
             x = _dropout(x, dropout_keys, rate=self.dropout)
         return self.activation(nn.LayerNorm()(x))
@@ -75,20 +86,23 @@ class MLP(nn.Module):
         features: Output size.
         dropout: Dropout rate of the first hidden layer.
         zero_output: Whether the output layer starts at zero.
+        precision: Of the products' inputs, a key of `DOT_GENERAL`.
     """
 
     hidden: Sequence[int]
     features: int
     dropout: float = 0.0
     zero_output: bool = False
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
         """Maps `[..., in]` to `[..., features]`; for `dropout_keys` see `NormedDense`."""
         for index, width in enumerate(self.hidden):
-            x = NormedDense(width, dropout=self.dropout if index == 0 else 0.0)(x, dropout_keys)
+            dropout = self.dropout if index == 0 else 0.0
+            x = NormedDense(width, dropout=dropout, precision=self.precision)(x, dropout_keys)
         init = nn.initializers.zeros_init() if self.zero_output else _KERNEL_INIT
-        return nn.Dense(self.features, kernel_init=init)(x)
+        return _dense(self.features, self.precision, init)(x)
 
 
 def ensemble(module: type[MLP], size: int) -> type[nn.Module]:
@@ -104,6 +118,10 @@ def ensemble(module: type[MLP], size: int) -> type[nn.Module]:
         out_axes=0,
         axis_size=size,
     )
+
+
+def _dense(features: int, precision: str, init: Any = _KERNEL_INIT) -> nn.Dense:
+    return nn.Dense(features, kernel_init=init, dot_general=DOT_GENERAL[precision])
 
 
 def _dropout(x: jax.Array, keys: jax.Array, *, rate: float) -> jax.Array:

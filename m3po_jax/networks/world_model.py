@@ -3,6 +3,8 @@
 A decoder of observations can be added for comparison; nothing but its own loss uses it.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,7 @@ class WorldModel(nn.Module):
         dropout: Dropout rate in the first Q layer.
         has_termination: Whether there is a termination head.
         decoded_size: Observation size O of the decoder; 0 means no decoder.
+        precision: Of the products' inputs, as for `layers.MLP`.
     """
 
     num_tasks: int
@@ -44,23 +47,29 @@ class WorldModel(nn.Module):
     dropout: float
     has_termination: bool
     decoded_size: int = 0
+    precision: str = "float32"
 
     def setup(self) -> None:
         """Names the parts; the names are the keys of the parameter tree."""
         hidden = (self.mlp_width, self.mlp_width)
+        mlp = functools.partial(layers.MLP, precision=self.precision)
         self.embedding = TaskEmbedding(self.num_tasks, self.embedding_size)
-        self.encoder = layers.MLP((self.encoder_width,) * self.encoder_layers, self.latent_size)
+        self.encoder = mlp((self.encoder_width,) * self.encoder_layers, self.latent_size)
         self.encoder_norm = nn.LayerNorm()
-        self.dynamics = layers.MLP(hidden, self.latent_size)
+        self.dynamics = mlp(hidden, self.latent_size)
         self.dynamics_norm = nn.LayerNorm()
-        self.reward = layers.MLP(hidden, self.num_bins, zero_output=True)
+        self.reward = mlp(hidden, self.num_bins, zero_output=True)
         if self.has_termination:
-            self.termination = layers.MLP(hidden, 1)
+            self.termination = mlp(hidden, 1)
         self.q = layers.ensemble(layers.MLP, self.num_q)(
-            hidden, self.num_bins, dropout=self.dropout, zero_output=True
+            hidden,
+            self.num_bins,
+            dropout=self.dropout,
+            zero_output=True,
+            precision=self.precision,
         )
         if self.decoded_size:
-            self.decoder = layers.MLP(hidden, self.decoded_size)
+            self.decoder = mlp(hidden, self.decoded_size)
 
     def embed(self, task_id: jax.Array) -> jax.Array:
         """Task ids `[...]` to embeddings `[..., E]`."""
