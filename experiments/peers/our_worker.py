@@ -1,4 +1,4 @@
-"""Our side of the comparisons: `python -m experiments.peers.our_worker tdmpc2|ppo`."""
+"""Our side of the comparisons: `python -m experiments.peers.our_worker tdmpc2 PRECISION|ppo`."""
 
 import dataclasses
 import sys
@@ -38,12 +38,13 @@ class OneTask:
         return np.array([0.99], np.float32)
 
 
-def model_settings(settings: Any) -> Config:
+def model_settings(settings: Any, precision: str) -> Config:
     """The settings with the sizes of the comparison."""
     network, planner = settings.network, settings.planner
     network.encoder_width, network.encoder_layers = sizes.ENCODER_WIDTH, sizes.ENCODER_LAYERS
     network.mlp_width, network.latent_size = sizes.WIDTH, sizes.LATENT
     network.num_q, network.num_bins = sizes.NUM_Q, sizes.NUM_BINS
+    network.precision = precision
     settings.world_model.batch_size = sizes.BATCH
     settings.world_model.horizon = planner.horizon = sizes.HORIZON
     planner.num_samples, planner.num_policy_samples = sizes.SAMPLES, sizes.POLICY_SAMPLES
@@ -137,8 +138,8 @@ def main() -> None:
     if sys.argv[1:] == ["ppo"]:
         turns.serve(ppo_programs(), jax.block_until_ready)
         return
-    programs = model_programs(model_settings(tdmpc2.get_config(TASK)))
-    ours = model_programs(model_settings(m3po.get_config(TASK)))
+    programs = model_programs(model_settings(tdmpc2.get_config(TASK), sys.argv[2]))
+    ours = model_programs(model_settings(m3po.get_config(TASK), sys.argv[2]))
     programs |= {f"m3po_{name}": program for name, program in ours.items()}
     turns.serve(programs, jax.block_until_ready)
 

@@ -29,14 +29,18 @@ ROOT = HERE.parents[1]
 RESULTS = ROOT / "experiments" / "results"
 
 
-def tdmpc2(python: pathlib.Path, source: pathlib.Path, *, rounds: int) -> list[dict[str, Any]]:
+def tdmpc2(
+    python: pathlib.Path, source: pathlib.Path, precision: str, *, rounds: int
+) -> list[dict[str, Any]]:
     """One update and one plan at equal sizes; ours as TD-MPC2 and, for orientation, as M3PO."""
     folder = f"{source}:{HERE}"
     pairs = [("update", "update"), ("plan", "plan")]
     pairs += [("m3po_update", "update"), ("m3po_plan", "plan")]
-    theirs = [str(python), str(HERE / "tdmpc2_worker.py")]
-    with turns.worker(_ours("tdmpc2"), ROOT) as a, turns.worker(theirs, folder) as b:
-        return turns.compare(a, b, pairs, rounds=rounds, calls=1)
+    ours = _ours("tdmpc2", precision)
+    theirs = [str(python), str(HERE / "tdmpc2_worker.py"), precision]
+    with turns.worker(ours, ROOT) as a, turns.worker(theirs, folder) as b:
+        rows = turns.compare(a, b, pairs, rounds=rounds, calls=1)
+    return [{"precision": precision, **row} for row in rows]
 
 
 def brax(python: pathlib.Path, *, rounds: int) -> list[dict[str, Any]]:
@@ -64,8 +68,8 @@ def made_with(python: pathlib.Path) -> dict[str, str]:
     }
 
 
-def _ours(what: str) -> list[str]:
-    return [sys.executable, "-m", "experiments.peers.our_worker", what]
+def _ours(*what: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.peers.our_worker", *what]
 
 
 def main() -> None:
@@ -81,7 +85,11 @@ def main() -> None:
     given = parser.parse_args()
     source = given.tdmpc2_source
     if turns.available("tdmpc2-jax", given.tdmpc2, "tdmpc2_jax.tdmpc2", source):
-        rows = tdmpc2(given.tdmpc2, source, rounds=given.rounds)
+        rows = [
+            row
+            for precision in sizes.PRECISIONS
+            for row in tdmpc2(given.tdmpc2, source, precision, rounds=given.rounds)
+        ]
         turns.write(given.out / "peers_tdmpc2.csv", [row | made_with(given.tdmpc2) for row in rows])
     if turns.available("Brax's PPO", given.brax, "brax.training.agents.ppo.train", HERE):
         rows = brax(given.brax, rounds=given.rounds)

@@ -1,6 +1,7 @@
 """tdmpc2-jax's update and plan at the sizes of `sizes`; run by a Python that can import it."""
 
 import functools
+import sys
 
 import flax.linen as nn
 import jax
@@ -17,11 +18,14 @@ from tdmpc2_jax.world_model import WorldModel
 
 def main() -> None:
     """Makes the agent as its train.py does, then answers."""
+    dtype = jnp.dtype(sys.argv[1])
     keys = jax.random.split(jax.random.PRNGKey(0), 6)
     encoder_layers = [
-        NormedLinear(sizes.ENCODER_WIDTH, activation=mish) for _ in range(sizes.ENCODER_LAYERS)
+        NormedLinear(sizes.ENCODER_WIDTH, activation=mish, dtype=dtype)
+        for _ in range(sizes.ENCODER_LAYERS)
     ]
-    last = NormedLinear(sizes.LATENT, activation=functools.partial(simnorm, simplex_dim=8))
+    simplices = functools.partial(simnorm, simplex_dim=8)
+    last = NormedLinear(sizes.LATENT, activation=simplices, dtype=dtype)
     encoder = nn.Sequential([*encoder_layers, last])
     observation = jax.random.normal(keys[0], (1, sizes.OBSERVATION))
     transform = optax.chain(optax.zero_nans(), optax.clip_by_global_norm(20.0), optax.adam(3e-4))
@@ -43,6 +47,7 @@ def main() -> None:
         symlog_obs=False,
         learning_rate=3e-4,
         key=keys[2],
+        dtype=dtype,
     )
     agent = TDMPC2.create(
         model,
