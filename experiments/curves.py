@@ -96,7 +96,13 @@ def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     Args:
         a: `[seeds, tasks]`.
         b: `[seeds, tasks]`, as many tasks.
+
+    Returns:
+        Difference, low and high; low and high are NaN where either has a single seed.
     """
+    estimate = float(a.mean() - b.mean())
+    if min(len(a), len(b)) < 2:
+        return estimate, float("nan"), float("nan")
     random = np.random.RandomState(0)
 
     def draws(x: np.ndarray) -> np.ndarray:
@@ -104,7 +110,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
         return np.take_along_axis(x[None], picks, axis=1).mean(axis=(1, 2))
 
     low, high = np.quantile(draws(a) - draws(b), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return float(a.mean() - b.mean()), float(low), float(high)
+    return estimate, float(low), float(high)
 
 
 def steps_to(curve: Curve, score: float) -> int | None:

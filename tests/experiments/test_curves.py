@@ -54,6 +54,8 @@ def test_difference_has_the_sign_of_a_minus_b():
     assert curves.difference(a, b) == pytest.approx((0.5, 0.5, 0.5))
     estimate, low, high = curves.difference(np.array([[0.0], [1.0]]), np.array([[0.5], [0.5]]))
     assert estimate == 0.0 and low == -0.5 and high == 0.5
+    estimate, low, high = curves.difference(a, b[:1])
+    assert estimate == pytest.approx(0.5) and np.isnan(low) and np.isnan(high)
 
 
 def test_summary_compares_every_agent_with_m3po():
