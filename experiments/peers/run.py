@@ -8,8 +8,10 @@ Nothing of them is in this package or needed by it. Each peer is run by a Python
 - `--brax=PYTHON`: Brax's PPO, which needs an older JAX: `python -m venv V && V/bin/pip install
   brax==0.14.2 jax==0.7.2 jaxlib==0.7.2`.
 
-One that is absent is skipped with a message. Start this on one core (`taskset -c 0`) to count the
-time that each computes rather than the time that passes, where others use the machine too.
+One that is absent is skipped with a message. With `--precisions` our own programs of the first
+comparison run with products of bfloat16 inputs against float32. Start this on one core
+(`taskset -c 0`) to count the time that each computes rather than the time that passes, where others
+use the machine too.
 """
 
 import argparse
@@ -55,6 +57,16 @@ def brax(python: pathlib.Path, *, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def precisions(*, rounds: int) -> list[dict[str, Any]]:
+    """Ours with products of bfloat16 inputs against float32."""
+    reference, other = sizes.PRECISIONS
+    names = ("update", "plan", "m3po_update", "m3po_plan")
+    pairs = [(name, name) for name in names]
+    a, b = (_ours("tdmpc2", precision) for precision in (other, reference))
+    with turns.worker(a, ROOT) as ours, turns.worker(b, ROOT) as theirs:
+        return turns.compare(ours, theirs, pairs, rounds=rounds, calls=1)
+
+
 def made_with(python: pathlib.Path) -> dict[str, str]:
     """When and with what both sides were timed; `python` is the peer's."""
     ask = "from importlib.metadata import version; print(version('jax'))"
@@ -80,10 +92,14 @@ def main() -> None:
     parser.add_argument("--tdmpc2", type=pathlib.Path, help="a Python")
     parser.add_argument("--tdmpc2_source", type=pathlib.Path, default=HERE, help="a folder")
     parser.add_argument("--brax", type=pathlib.Path, help="a Python")
+    parser.add_argument("--precisions", action="store_true", help="compare ours with itself")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="folder of the CSVs")
     given = parser.parse_args()
     source = given.tdmpc2_source
+    if given.precisions:
+        rows, us = precisions(rounds=given.rounds), pathlib.Path(sys.executable)
+        turns.write(given.out / "peers_precision.csv", [row | made_with(us) for row in rows])
     if turns.available("tdmpc2-jax", given.tdmpc2, "tdmpc2_jax.tdmpc2", source):
         rows = [
             row
