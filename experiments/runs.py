@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import datetime
 import json
+import math
 import os
 import pathlib
 import platform
@@ -29,7 +30,7 @@ KEY = ("agent", "setting", "seed", "env_steps_per_task", "task")
 COLUMNS = (
     *KEY,
     *("return_mean", "return_std", "episodes", "normalized", "policy", "total_env_steps"),
-    *("updates_per_transition", "num_envs", "action_repeat", "wall_seconds"),
+    *("updates_per_transition", "num_envs", "action_repeat", "wall_seconds", "kl_max"),
     *("finished", "date", "commit", "jax", "hardware"),
 )
 Row = dict[str, str]
@@ -203,6 +204,7 @@ def rows_of(run: Run, workdir: pathlib.Path) -> list[Row]:
     config = settings["config"]
     evaluations = _evaluations(workdir)
     finished = _lies_finished(workdir)
+    largest_kl = _largest_kl(workdir)
     rows = []
     for record in evaluations:
         for task, result in record["tasks"].items():
@@ -220,6 +222,7 @@ def rows_of(run: Run, workdir: pathlib.Path) -> list[Row]:
                 "num_envs": config["env"]["num_envs"],
                 "action_repeat": config["env"]["action_repeat"],
                 "wall_seconds": record["wall_seconds"],
+                "kl_max": largest_kl,
                 "finished": "yes" if finished else "no",
                 "date": datetime.date.today().isoformat(),
                 "commit": settings["commit"],
@@ -234,6 +237,16 @@ def _evaluations(workdir: pathlib.Path) -> list[dict[str, Any]]:
     path = workdir / "eval.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line]
+
+
+def _largest_kl(workdir: pathlib.Path) -> float:
+    """The largest KL of a policy update in the run so far; NaN before the first."""
+    path = workdir / "metrics.csv"
+    if not path.exists():
+        return math.nan
+    with path.open(newline="") as file:
+        values = [float(row["policy/kl_max"] or math.nan) for row in csv.DictReader(file)]
+    return max((value for value in values if not math.isnan(value)), default=math.nan)
 
 
 def _lies_finished(workdir: pathlib.Path) -> bool:

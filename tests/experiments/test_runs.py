@@ -53,6 +53,9 @@ def test_rows_hold_every_evaluation_and_task(tmp_path):
     assert {row["finished"] for row in rows} == {"yes"}
     assert rows[0]["return_mean"] == "12.5" and rows[0]["normalized"] == "0.25"
     assert list(rows[0]) == list(runs.COLUMNS)
+    assert rows[0]["kl_max"] == "nan"
+    (tmp_path / "metrics.csv").write_text("iteration,policy/kl_max\n1,nan\n2,0.05\n3,0.02\n4,\n")
+    assert {row["kl_max"] for row in runs.rows_of(RUN, tmp_path)} == {"0.05"}
     write_workdir(tmp_path, [100])
     assert {row["finished"] for row in runs.rows_of(RUN, tmp_path)} == {"no"}
 
