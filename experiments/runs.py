@@ -23,6 +23,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from m3po_jax.training import metrics
+
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 # What tells one row from another.
@@ -202,7 +204,7 @@ def rows_of(run: Run, workdir: pathlib.Path) -> list[Row]:
     """The run's evaluations as rows of the table."""
     settings = json.loads((workdir / "config.json").read_text())
     config = settings["config"]
-    evaluations = _evaluations(workdir)
+    evaluations = metrics.read_evaluations(workdir)
     finished = _lies_finished(workdir)
     largest_kl = _largest_kl(workdir)
     rows = []
@@ -233,25 +235,15 @@ def rows_of(run: Run, workdir: pathlib.Path) -> list[Row]:
     return rows
 
 
-def _evaluations(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    path = workdir / "eval.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line]
-
-
 def _largest_kl(workdir: pathlib.Path) -> float:
     """The largest KL of a policy update in the run so far; NaN before the first."""
-    path = workdir / "metrics.csv"
-    if not path.exists():
-        return math.nan
-    with path.open(newline="") as file:
-        values = [float(row["policy/kl_max"] or math.nan) for row in csv.DictReader(file)]
+    values = metrics.read_metrics(workdir).get("policy/kl_max", [])
     return max((value for value in values if not math.isnan(value)), default=math.nan)
 
 
 def _lies_finished(workdir: pathlib.Path) -> bool:
     """Whether a workdir holds a run to its end."""
-    evaluations = _evaluations(workdir)
+    evaluations = metrics.read_evaluations(workdir)
     if not evaluations:
         return False
     config = json.loads((workdir / "config.json").read_text())["config"]

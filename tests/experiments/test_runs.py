@@ -54,7 +54,8 @@ def test_rows_hold_every_evaluation_and_task(tmp_path):
     assert rows[0]["return_mean"] == "12.5" and rows[0]["normalized"] == "0.25"
     assert list(rows[0]) == list(runs.COLUMNS)
     assert rows[0]["kl_max"] == "nan"
-    (tmp_path / "metrics.csv").write_text("iteration,policy/kl_max\n1,nan\n2,0.05\n3,0.02\n4,\n")
+    lines = ("env_steps,iteration,policy/kl_max", "8,1,nan", "16,2,0.05", "24,3,0.02", "32,4,nan")
+    (tmp_path / "metrics.csv").write_text("".join(f"{line}\n" for line in lines))
     assert {row["kl_max"] for row in runs.rows_of(RUN, tmp_path)} == {"0.05"}
     write_workdir(tmp_path, [100])
     assert {row["finished"] for row in runs.rows_of(RUN, tmp_path)} == {"no"}
