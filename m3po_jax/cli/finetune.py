@@ -8,7 +8,8 @@ m3po-finetune --from=DIR --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [-
                    Networks must have the old sizes; observation and action sizes may differ
 --workdir=DIR      folder of the new run; the same command resumes it
 --embedding=NAME   what tasks that the agent does not know start from: mean of all known task
-                   embeddings, or the embedding of a known task, as dmc/CartpoleSwingup
+                   embeddings, the embedding of a known task, as dmc/CartpoleSwingup, or nearest,
+                   that of the known task which predicts the rewards of random steps best
 --replay=old       take over the old run's steps of tasks that both have; fresh starts empty
 --overwrite        delete the run in the workdir and start anew
 --quiet, --log_every=N, --notensorboard, --wandb: as for m3po-train
@@ -26,7 +27,7 @@ from m3po_jax.cli import command_line
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
 from m3po_jax.training import preemption, workdir
-from m3po_jax.training.finetune_config import adapted_config
+from m3po_jax.training.finetune_config import EmbeddingSources, adapted_config
 
 FLAGS = flags.FLAGS
 
@@ -45,11 +46,22 @@ def main() -> None:
         preemption.stop_on_signals() as stop,
     ):
         command_line.use_compile_cache()
-        from m3po_jax.training import finetune, loop
+        from m3po_jax.training import finetune, loop, processes
 
         replay = FLAGS.replay == "old"
-        finetune.begin(config, path, source, embedding=embedding, replay=replay)
+        sources = finetune.begin(config, path, source, embedding=embedding, replay=replay)
+        if sources and processes.leads() and not FLAGS.quiet:
+            print(*start_lines(sources), sep="\n", flush=True)
         loop.train_and_evaluate(config, path, stop=stop, sinks=sinks, quiet=FLAGS.quiet)
+
+
+def start_lines(sources: EmbeddingSources) -> list[str]:
+    """What the tasks that the agent does not know start from."""
+    return [
+        f"{task} starts from the {'mean ' if len(names) > 1 else ''}embedding of {', '.join(names)}"
+        for task, names in sources.items()
+        if task not in names
+    ]
 
 
 def run() -> None:

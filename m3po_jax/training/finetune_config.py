@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from m3po_jax.config import Config, ConfigError, NetworkConfig, resolve_network
 
 MEAN = "mean"
+NEAREST = "nearest"
+# The known tasks whose mean embedding each task of a run starts from.
+EmbeddingSources = dict[str, tuple[str, ...]]
 
 
 def adapted_config(config: Config, source: Config, *, embedding: str) -> Config:
@@ -45,22 +48,21 @@ def adapted_config(config: Config, source: Config, *, embedding: str) -> Config:
     return dataclasses.replace(config, network=network)
 
 
-def embedding_sources(
-    tasks: Sequence[str], known: Sequence[str], choice: str
-) -> dict[str, tuple[str, ...]]:
+def embedding_sources(tasks: Sequence[str], known: Sequence[str], choice: str) -> EmbeddingSources:
     """The known tasks whose mean embedding each task starts from.
 
     Args:
         tasks: Tasks of the new run, without options.
         known: Tasks of the old one.
-        choice: For tasks that the old run lacks: `mean` of all known ones, or a known task's name.
+        choice: For tasks that the old run lacks: a known task's name, or `mean` of all known ones.
+            `nearest` is told by steps of the new tasks (`nearest_task`), and until then the mean.
 
     Raises:
-        ConfigError: `choice` is neither.
+        ConfigError: `choice` is none of these.
     """
-    if choice != MEAN and choice not in known:
+    if choice not in (MEAN, NEAREST, *known):
         raise ConfigError(
-            f"--embedding={choice} is no task of the agent: {MEAN}, {', '.join(known)}"
+            f"--embedding={choice} is no task of the agent: {MEAN}, {NEAREST}, {', '.join(known)}"
         )
-    others = tuple(known) if choice == MEAN else (choice,)
+    others = (choice,) if choice in known else tuple(known)
     return {task: (task,) if task in known else others for task in tasks}

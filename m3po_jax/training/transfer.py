@@ -6,7 +6,7 @@ keep their fresh start. New tasks begin with an embedding made of known ones.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,6 @@ from m3po_jax.config import ConfigError
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import AgentParams, Networks
 from m3po_jax.replay import buffer
-from m3po_jax.training.finetune_config import embedding_sources
 from m3po_jax.training.state import AgentState, Statistics
 from m3po_jax.types import Params
 
@@ -52,7 +51,12 @@ class Ends:
 
 
 def transfer_agent(
-    old: AgentState, new: AgentState, source: Ends, target: Ends, *, embedding: str
+    old: AgentState,
+    new: AgentState,
+    source: Ends,
+    target: Ends,
+    *,
+    embedding_sources: Mapping[str, Sequence[str]],
 ) -> AgentState:
     """The agent of a new run with what an old one has learned; optimizers start afresh.
 
@@ -61,7 +65,7 @@ def transfer_agent(
         new: A fresh agent of the new run.
         source: The old run.
         target: The new run.
-        embedding: See `finetune_config.embedding_sources`.
+        embedding_sources: The known tasks whose mean embedding each new task starts from.
     """
     was, now = source.segments(), target.segments()
 
@@ -77,13 +81,12 @@ def transfer_agent(
             model[name] = moved(name, old.params.world_model[name], model[name])
         elif name != "embedding":
             model[name] = old.params.world_model[name]
-    rows = embedding_sources(target.tasks, source.tasks, embedding)
     table = old.params.world_model["embedding"]["table"]
     model["embedding"] = {
         "table": jnp.stack(
             [
                 jnp.mean(jnp.stack([table[source.tasks.index(name)] for name in names]), axis=0)
-                for names in (rows[task] for task in target.tasks)
+                for names in (embedding_sources[task] for task in target.tasks)
             ]
         )
     }

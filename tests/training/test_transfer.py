@@ -38,6 +38,12 @@ def experiment_of(tasks, **train):
     )
 
 
+def transfer_agent(old_agent, new_agent, old, new):
+    ends = [transfer.Ends(experiment.env, experiment.networks) for experiment in (old, new)]
+    sources = finetune_config.embedding_sources(ends[1].tasks, ends[0].tasks, "mean")
+    return transfer.transfer_agent(old_agent, new_agent, *ends, embedding_sources=sources)
+
+
 def random_agent(experiment, seed=0, scale=0.4):
     """An agent with random weights, none at its zero start; its statistics are distinct numbers."""
     rng = np.random.default_rng(seed)
@@ -64,10 +70,7 @@ def ends():
 def moved(ends):
     old, new = ends
     was = random_agent(old)
-    now = transfer.transfer_agent(
-        was, random_agent(new, seed=1), *(transfer.Ends(e.env, e.networks) for e in ends),
-        embedding="mean",
-    )  # fmt: skip
+    now = transfer_agent(was, random_agent(new, seed=1), *ends)
     return was, now
 
 
@@ -110,10 +113,7 @@ def test_on_known_tasks_the_agent_is_the_same_in_larger_sizes_and_another_order(
 
 def test_and_back_again_nothing_is_lost(ends, moved):
     old, new = ends
-    back = transfer.transfer_agent(
-        moved[1], random_agent(old, seed=3), transfer.Ends(new.env, new.networks),
-        transfer.Ends(old.env, old.networks), embedding="mean",
-    )  # fmt: skip
+    back = transfer_agent(moved[1], random_agent(old, seed=3), new, old)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), back.params, moved[0].params
     )
@@ -125,7 +125,7 @@ def test_new_tasks_start_from_the_mean_or_a_named_embedding(ends, moved):
     np.testing.assert_allclose(now, [jnp.mean(was, axis=0), was[1], was[0]], rtol=1e-6)
     sources = finetune_config.embedding_sources(["a", "b"], ["b", "c"], "c")
     assert sources == {"a": ("c",), "b": ("b",)}
-    with pytest.raises(ConfigError, match="--embedding=d is no task of the agent: mean, b, c"):
+    with pytest.raises(ConfigError, match="--embedding=d is no task .*: mean, nearest, b, c"):
         finetune_config.embedding_sources(["a"], ["b", "c"], "d")
 
 
