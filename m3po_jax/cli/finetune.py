@@ -9,7 +9,7 @@ m3po-finetune --from=DIR --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [-
 --workdir=DIR      folder of the new run; the same command resumes it
 --embedding=NAME   what tasks that the agent does not know start from: mean of all known task
                    embeddings, the embedding of a known task, as dmc/CartpoleSwingup, or nearest,
-                   that of the known task which predicts the rewards of random steps best
+                   that of the known task which predicts 128 random steps best
 --replay=old       take over the old run's steps of tasks that both have; fresh starts empty
 --overwrite        delete the run in the workdir and start anew
 --quiet, --log_every=N, --notensorboard, --wandb: as for m3po-train

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from m3po_jax.config import Config
 from m3po_jax.training import sharding, transfer, workdir
@@ -76,7 +75,7 @@ def _first_state(
     sources = embedding_sources(tasks, known, embedding)
     agent = move(embedding_sources=sources)
     if embedding == NEAREST and not set(tasks) <= set(known):
-        table = old.networks.embed(old_state.agent.params.world_model, jnp.arange(len(known)))
+        table = old_state.agent.params.world_model["embedding"]["table"]
         nearest = nearest_tasks(new, agent, known, table)
         sources |= {task: (nearest[task],) for task in tasks if task not in known}
         agent = move(embedding_sources=sources)

@@ -1,4 +1,4 @@
-"""The nearest known task is the one whose embedding explains the rewards of a new one."""
+"""The nearest known task is the one whose embedding predicts a new one's motion best."""
 
 import jax
 import jax.numpy as jnp
@@ -6,86 +6,89 @@ import numpy as np
 import pytest
 
 from m3po_jax.config import from_config_dict
-from m3po_jax.ops.symlog import symexp
+from m3po_jax.replay import buffer
 from m3po_jax.training import finetune, finetune_config
 from m3po_jax.training.checkpoint import Checkpointer
 from m3po_jax.training.experiment import make_experiment
-from m3po_jax.training.nearest_task import reward_losses
+from m3po_jax.training.nearest_task import latent_errors
+from m3po_jax.training.state import trajectory_shapes
 from m3po_jax.training.workdir import open_workdir, read_config
-from m3po_jax.types import Trajectory
 from tests.integration.saved_run import save_run
 from tests.integration.tiny_config import get_config
 
+STEPS = 40
 HORIZON = 3
-WINDOWS = 60
-B = 8
-NUM_EMBEDDINGS = 4
+MARKS = (0.3, -0.8, 1.5)
 
 
-@pytest.fixture(scope="module")
-def world():
-    """Networks of two tasks, world-model parameters that are not zero anywhere, embeddings."""
+class MarkedNetworks:
+    """A world whose latent is `(x, mark)`, the mark being the embedding: the model adds it to x."""
+
+    def __init__(self, networks):
+        self._networks = networks
+
+    def embed(self, params, task_id):
+        return params["embedding"]["table"][task_id]
+
+    def action_mask(self, task_id):
+        return self._networks.action_mask(task_id)
+
+    def encode(self, params, observation, e):
+        # Of another scale for every embedding, which must not decide.
+        return observation[..., :1] * jnp.abs(e)
+
+
+class MarkedModel:
+    def next(self, z, u, context):
+        return z + context.e * jnp.abs(context.e), jnp.zeros(z.shape[:-1]), None
+
+
+@pytest.fixture
+def marked(monkeypatch):
+    """An experiment of two tasks, its agent, and the errors of replayed observations."""
     tree = get_config()
-    tree.tasks = ("toy/PointReachA", "toy/LinearQuadratic")
+    tree.tasks = ("toy/PointReachA", "toy/PointReachB")
     experiment = make_experiment(from_config_dict(tree))
-    rng = np.random.default_rng(0)
-    shapes = experiment.state_shapes().agent.params.world_model
-    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
-    size = experiment.networks.world_model.embedding_size
-    return experiment.networks, params, jnp.asarray(rng.normal(size=(NUM_EMBEDDINGS, size)))
+    env, shapes = experiment.env, experiment.state_shapes().agent
+    agent = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    monkeypatch.setattr(
+        "m3po_jax.training.model_error.update.target_model", lambda *_: MarkedModel()
+    )
+
+    def errors(observation):
+        """`observation` `[T + 1, B]` is the first number that is observed."""
+        lead = (STEPS, env.batch_size)
+        trajectory = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), trajectory_shapes(env, STEPS)
+        )
+        full = jnp.zeros((STEPS + 1, env.batch_size, env.observation_size))
+        full = full.at[..., 0].set(observation)
+        trajectory = trajectory.replace(
+            observation=full[:-1],
+            next_observation=full[1:],
+            valid=jnp.ones(lead),
+            task_id=jnp.broadcast_to(jnp.asarray(env.task_id), lead),
+        )
+        empty = buffer.init(trajectory, batch_size=env.batch_size, capacity_per_env=STEPS)
+        table = jnp.asarray(MARKS)[:, None]
+        return latent_errors(
+            agent, table, buffer.add(empty, trajectory), jax.random.key(1), env,
+            MarkedNetworks(experiment.networks), horizon=HORIZON,
+        )  # fmt: skip
+
+    return env, errors
 
 
-def imagined_trajectory(world, row_of_task):
-    """Windows whose rewards are drawn from the model with a given embedding for each task."""
-    networks, params, embeddings = world
-    bins = jnp.asarray(networks.support.bins)
-    task_id = jnp.arange(B) % 2
-    e = embeddings[jnp.asarray(row_of_task)[task_id]]
-    mask = networks.action_mask(task_id)
-    steps = []
-    for key in jax.random.split(jax.random.key(1), WINDOWS):
-        observation_key, *keys = jax.random.split(key, HORIZON + 1)
-        observation = jax.random.normal(observation_key, (B, networks.observation_size))
-        z = networks.encode(params, observation, e)
-        for step_key in keys:
-            action_key, reward_key = jax.random.split(step_key)
-            u = jax.random.normal(action_key, mask.shape) * mask
-            a = jnp.tanh(u)
-            logits = networks.apply_model(params, "reward_logits", z, a, e)
-            reward = symexp(bins[jax.random.categorical(reward_key, logits)])
-            steps.append((observation, u, reward))
-            z = networks.apply_model(params, "next_latent", z, a, e)
-            observation = jnp.full_like(observation, 7.0)  # only the first of a window is encoded
-    observation, u, reward = (jnp.stack(x) for x in zip(*steps, strict=True))
-    zeros = jnp.zeros_like(reward)
-    return Trajectory(
-        observation=observation, pre_tanh_action=u, reward=reward, termination=zeros,
-        truncation=zeros, valid=zeros + 1.0, next_observation=observation,
-        task_id=jnp.broadcast_to(task_id, reward.shape), behaviour_mean=u, behaviour_std=u,
-    )  # fmt: skip
-
-
-def losses(world, trajectory):
-    networks, params, embeddings = world
-    return reward_losses(networks, params, embeddings, trajectory, horizon=HORIZON, num_tasks=2)
-
-
-@pytest.mark.parametrize("row_of_task", [(0, 3), (2, 1)])
-def test_the_embedding_that_made_the_rewards_explains_them_best(world, row_of_task):
-    found = losses(world, imagined_trajectory(world, row_of_task))
-    assert found.shape == (NUM_EMBEDDINGS, 2)
+@pytest.mark.parametrize("row_of_task", [(0, 2), (2, 1), (1, 1)])
+def test_the_embedding_that_moves_as_the_task_does_is_nearest(marked, row_of_task):
+    env, errors = marked
+    speed = jnp.asarray(MARKS)[jnp.asarray(row_of_task)][jnp.asarray(env.task_id)]
+    found = errors(speed * jnp.arange(STEPS + 1.0)[:, None])
+    assert found.shape == (len(MARKS), 2)
     assert np.argmin(found, axis=0).tolist() == list(row_of_task)
-
-
-def test_what_follows_an_episodes_end_or_a_fault_is_left_out(world):
-    trajectory = imagined_trajectory(world, (0, 3))
-    ends = jnp.zeros_like(trajectory.reward).at[1::HORIZON].set(1.0)
-    cut = trajectory.replace(truncation=ends)
-    other = cut.replace(reward=cut.reward.at[2::HORIZON].set(jnp.nan))
-    np.testing.assert_array_equal(losses(world, other), losses(world, cut))
-    assert not np.allclose(losses(world, cut), losses(world, trajectory))
-    faulty = cut.replace(valid=1.0 - ends, reward=other.reward.at[1::HORIZON].set(jnp.nan))
-    assert np.all(np.isfinite(losses(world, faulty)))
+    # x moves by its speed a step and the model by the mark: after h steps they are h apart.
+    expected = np.abs(np.asarray(MARKS)[:, None] / np.asarray(MARKS)[list(row_of_task)] - 1.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_new_task_starts_from_the_nearest_known_one(tmp_path):
