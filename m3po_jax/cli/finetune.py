@@ -27,7 +27,7 @@ from m3po_jax.cli import command_line
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
 from m3po_jax.training import preemption, workdir
-from m3po_jax.training.finetune_config import EmbeddingSources, adapted_config
+from m3po_jax.training.finetune_config import adapted_config, start_lines
 
 FLAGS = flags.FLAGS
 
@@ -53,15 +53,6 @@ def main() -> None:
         if sources and processes.leads() and not FLAGS.quiet:
             print(*start_lines(sources), sep="\n", flush=True)
         loop.train_and_evaluate(config, path, stop=stop, sinks=sinks, quiet=FLAGS.quiet)
-
-
-def start_lines(sources: EmbeddingSources) -> list[str]:
-    """What the tasks that the agent does not know start from."""
-    return [
-        f"{task} starts from the {'mean ' if len(names) > 1 else ''}embedding of {', '.join(names)}"
-        for task, names in sources.items()
-        if task not in names
-    ]
 
 
 def run() -> None:

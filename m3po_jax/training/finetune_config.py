@@ -66,3 +66,12 @@ def embedding_sources(tasks: Sequence[str], known: Sequence[str], choice: str) -
         )
     others = (choice,) if choice in known else tuple(known)
     return {task: (task,) if task in known else others for task in tasks}
+
+
+def start_lines(sources: EmbeddingSources) -> list[str]:
+    """What the tasks that the agent does not know start from."""
+    return [
+        f"{task} starts from the {'mean ' if len(names) > 1 else ''}embedding of {', '.join(names)}"
+        for task, names in sources.items()
+        if task not in names
+    ]
