@@ -6,7 +6,7 @@ keep their fresh start. New tasks begin with an embedding made of known ones.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from m3po_jax.config import ConfigError
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import AgentParams, Networks
 from m3po_jax.replay import buffer
+from m3po_jax.training.finetune_config import EmbeddingSources
 from m3po_jax.training.state import AgentState, Statistics
 from m3po_jax.types import Params
 
@@ -56,7 +57,7 @@ def transfer_agent(
     source: Ends,
     target: Ends,
     *,
-    embedding_sources: Mapping[str, Sequence[str]],
+    embedding_sources: EmbeddingSources,
 ) -> AgentState:
     """The agent of a new run with what an old one has learned; optimizers start afresh.
 

@@ -22,7 +22,7 @@ MARKS = (0.3, -0.8, 1.5)
 
 
 class MarkedNetworks:
-    """A world whose latent is `(x, mark)`, the mark being the embedding: the model adds it to x."""
+    """The latent is the first number observed, in units of the embedding's size."""
 
     def __init__(self, networks):
         self._networks = networks
@@ -39,6 +39,8 @@ class MarkedNetworks:
 
 
 class MarkedModel:
+    """In those units the number grows by the embedding at each step."""
+
     def next(self, z, u, context):
         return z + context.e * jnp.abs(context.e), jnp.zeros(z.shape[:-1]), None
 
@@ -86,7 +88,7 @@ def test_the_embedding_that_moves_as_the_task_does_is_nearest(marked, row_of_tas
     found = errors(speed * jnp.arange(STEPS + 1.0)[:, None])
     assert found.shape == (len(MARKS), 2)
     assert np.argmin(found, axis=0).tolist() == list(row_of_task)
-    # x moves by its speed a step and the model by the mark: after h steps they are h apart.
+    # The number moves by its speed at each step and the model moves it by the mark.
     expected = np.abs(np.asarray(MARKS)[:, None] / np.asarray(MARKS)[list(row_of_task)] - 1.0)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -125,7 +125,8 @@ def test_new_tasks_start_from_the_mean_or_a_named_embedding(ends, moved):
     np.testing.assert_allclose(now, [jnp.mean(was, axis=0), was[1], was[0]], rtol=1e-6)
     sources = finetune_config.embedding_sources(["a", "b"], ["b", "c"], "c")
     assert sources == {"a": ("c",), "b": ("b",)}
-    with pytest.raises(ConfigError, match="--embedding=d is no task .*: mean, nearest, b, c"):
+    refusal = "--embedding=d is no task of the agent: mean, nearest, b, c"
+    with pytest.raises(ConfigError, match=refusal):
         finetune_config.embedding_sources(["a"], ["b", "c"], "d")
 
 
