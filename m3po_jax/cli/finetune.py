@@ -51,7 +51,7 @@ def main() -> None:
         replay = FLAGS.replay == "old"
         sources = finetune.begin(config, path, source, embedding=embedding, replay=replay)
         if sources and processes.leads() and not FLAGS.quiet:
-            print(*start_lines(sources), sep="\n", flush=True)
+            print("".join(f"{line}\n" for line in start_lines(sources)), end="", flush=True)
         loop.train_and_evaluate(config, path, stop=stop, sinks=sinks, quiet=FLAGS.quiet)
 
 

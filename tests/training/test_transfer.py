@@ -130,6 +130,14 @@ def test_new_tasks_start_from_the_mean_or_a_named_embedding(ends, moved):
         finetune_config.embedding_sources(["a"], ["b", "c"], "d")
 
 
+def test_a_person_reads_what_new_tasks_start_from():
+    sources = {"a": ("b", "c"), "b": ("b",), "d": ("c",)}
+    assert finetune_config.start_lines(sources) == [
+        "a starts from the mean embedding of b, c",
+        "d starts from the embedding of c",
+    ]
+
+
 def test_statistics_follow_their_tasks_and_optimizers_are_fresh(ends, moved):
     was, now = (agent.statistics.plan_scale.mean for agent in moved)
     fresh = random_agent(ends[1], seed=1)
