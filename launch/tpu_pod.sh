@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Trains on a TPU pod slice of Google Cloud, one process on each of its workers:
-#   bash launch/tpu_pod.sh --config=experiments/configs/classic.py --config.train.num_devices=16
-# Called again it uses the slice that is there, and the run goes on from its last checkpoint.
+#   bash launch/tpu_pod.sh --config=experiments/configs/classic.py --config.train.num_devices=16 \
+#       --config.env.num_envs=16 --config.world_model.batch_size=144
+# The workers get the last commit. Called again, without --overwrite, it uses the slice that is
+# there, and the run goes on from its last checkpoint.
 # Delete the slice when you are done: gcloud compute tpus queued-resources delete NAME --force
 set -euo pipefail
 
@@ -16,23 +18,35 @@ SHARE="${SHARE:-10.0.0.2:/runs}"
 WORKDIR="${WORKDIR:-/mnt/runs/m3po}"
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+changes="$(git status --porcelain --untracked-files=normal)"
+if [ -n "$changes" ]; then
+    echo "error: the workers get the last commit, which lacks the changes that git status lists; commit them first" >&2
+    exit 2
+fi
+
 tpu() { gcloud compute tpus "$@" --project="$PROJECT" --zone="$ZONE"; }
 on_all_workers() { tpu tpu-vm ssh "$NAME" --worker=all --command="$1"; }
-state() { tpu queued-resources describe "$NAME" --format='value(state.state)' 2>/dev/null; }
+state() { tpu queued-resources describe "$NAME" --format='value(state.state)'; }
 
-if [ -z "$(state || true)" ]; then
+if [ -z "$(state 2>/dev/null || true)" ]; then
     # Add --spot for a slice that is cheaper and can be taken away at any time.
     tpu queued-resources create "$NAME" --node-id="$NAME" \
         --accelerator-type="$ACCELERATOR" --runtime-version="$RUNTIME"
 fi
-until [ "$(state)" = ACTIVE ]; do
-    case "$(state)" in
+while true; do
+    now="$(state || true)"
+    case "$now" in
+    ACTIVE) break ;;
+    "")
+        echo "error: gcloud does not tell the state of the slice $NAME; mend what it says above and call this again" >&2
+        exit 1
+        ;;
     FAILED | SUSPENDED)
-        echo "error: the slice $NAME is $(state); delete the queued resource and call this again" >&2
+        echo "error: the slice $NAME is $now; delete the queued resource and call this again" >&2
         exit 1
         ;;
     esac
-    echo "waiting for the slice $NAME: $(state)"
+    echo "waiting for the slice $NAME: $now"
     sleep 30
 done
 

@@ -97,10 +97,11 @@ def run(main: Callable[[], None], usage: str, *, positional: str | None = None) 
         except UserError as error:
             fail(str(error), getattr(error, "exit_code", USER_ERROR))
         except Preempted as stopped:
-            print(stopped, file=sys.stderr)
+            print(f"{stopped}{_without_overwrite()}", file=sys.stderr)
             sys.exit(PREEMPTED)
         except KeyboardInterrupt:
-            print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            text = "\nstopped; the same command goes on from the last checkpoint"
+            print(f"{text}{_without_overwrite()}", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
     def parse(argv: Sequence[str]) -> list[str]:
@@ -117,6 +118,13 @@ def run(main: Callable[[], None], usage: str, *, positional: str | None = None) 
         return rest
 
     app.run(guarded, flags_parser=parse)
+
+
+def _without_overwrite() -> str:
+    """What to leave out of a command that is to go on with its run."""
+    values = flags.FLAGS
+    asked = "overwrite" in values and values["overwrite"].value
+    return " (without --overwrite, which would start anew)" if asked else ""
 
 
 def fail(message: str, code: int = USER_ERROR) -> NoReturn:

@@ -6,12 +6,12 @@ m3po-finetune --from=DIR --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [-
 --from=DIR         the run to start from; it stays as it is
 --config=FILE      settings of the new run: its tasks, new ones, old ones or both, in any order.
                    Networks must have the old sizes; observation and action sizes may differ
---workdir=DIR      folder of the new run; the same command resumes it
+--workdir=DIR      folder of the new run; the same command resumes it, and m3po-train does too
 --embedding=NAME   what tasks that the agent does not know start from: mean of all known task
                    embeddings, the embedding of a known task, as dmc/CartpoleSwingup, or nearest,
                    that of the known task which predicts 128 random steps best
 --replay=old       take over the old run's steps of tasks that both have; fresh starts empty
---overwrite        delete the run in the workdir and start anew
+--overwrite        start anew; the run in the workdir is deleted once the new one is saved
 --quiet, --log_every=N, --notensorboard, --wandb: as for m3po-train
 
 --config.train.frozen=NAME (repeatable) keeps a part as it is: embedding, encoder, dynamics, reward,
@@ -27,7 +27,7 @@ from m3po_jax.cli import command_line
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
 from m3po_jax.training import preemption, workdir
-from m3po_jax.training.finetune_config import adapted_config, start_lines
+from m3po_jax.training.finetune_config import Origin, startable_config
 
 FLAGS = flags.FLAGS
 
@@ -37,21 +37,19 @@ def main() -> None:
     path = pathlib.Path(FLAGS.workdir).absolute()
     config, sinks = command_line.chosen_logs(from_config_dict(FLAGS.config), path)
     validate(config)
-    source, embedding = str(FLAGS["from"].value), FLAGS.embedding
-    config = adapted_config(config, workdir.read_config(source), embedding=embedding)
-    if not workdir.has_checkpoint(source):
-        raise workdir.WorkdirError(f"{source} has no checkpoint yet; train longer first")
+    source = pathlib.Path(str(FLAGS["from"].value)).absolute()
+    origin = Origin(source, FLAGS.embedding, FLAGS.replay == "old")
+    config = startable_config(config, path, origin, overwrite=FLAGS.overwrite)
     with (
-        workdir.open_workdir(path, config, overwrite=FLAGS.overwrite),
+        workdir.open_workdir(path, config, overwrite=FLAGS.overwrite, origin=origin.as_record()),
         preemption.stop_on_signals() as stop,
     ):
         command_line.use_compile_cache()
-        from m3po_jax.training import finetune, loop, processes
+        from m3po_jax.training import finetune, loop
 
-        replay = FLAGS.replay == "old"
-        sources = finetune.begin(config, path, source, embedding=embedding, replay=replay)
-        if sources and processes.leads() and not FLAGS.quiet:
-            print("".join(f"{line}\n" for line in start_lines(sources)), end="", flush=True)
+        lines = finetune.begin(config, path, origin)
+        if lines and not FLAGS.quiet:
+            print("\n".join(lines), flush=True)
         loop.train_and_evaluate(config, path, stop=stop, sinks=sinks, quiet=FLAGS.quiet)
 
 

@@ -7,7 +7,7 @@ m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [-
                     repeat --config.tasks=NAME for several tasks
 --workdir=DIR       where everything is written; one that holds this run resumes it, one that
                     holds another run is refused
---overwrite         deletes the run in the workdir and starts anew
+--overwrite         starts anew; the run in the workdir is deleted once the new one is saved
 --debug             asserts in every iteration that observations, actions, targets, losses and
                     gradients are finite and in range; slower, ends at the first that is not
 --quiet             prints errors alone; on a terminal a live display is the default
@@ -15,8 +15,9 @@ m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [-
 --notensorboard     writes no TensorBoard event files to DIR/tensorboard
 --wandb             logs to Weights & Biases as well; needs pip install 'm3po_jax[wandb]'
 --distributed       one of several processes, each started with the same command; they find each
-                    other on TPU, Slurm, Open MPI and Kubernetes; elsewhere say how with
-                    --coordinator=HOST:PORT --num_processes=N --process_id=I
+                    other on TPU, Slurm and Open MPI, on Kubernetes with jax[k8s] and the right to
+                    read pods; elsewhere say how with --coordinator=HOST:PORT --num_processes=N
+                    --process_id=I
 
 SIGTERM and SIGINT (Ctrl-C) finish the iteration and save; the same command goes on from there.
 """

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,15 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from m3po_jax.config import Config, UserError, nearest
-from m3po_jax.envs import registry
-from m3po_jax.networks.factory import Networks, make_networks
+from m3po_jax.networks.factory import Networks
 from m3po_jax.planning import warm_start
-from m3po_jax.policy.trust_region import TrustRegionState
 from m3po_jax.training import rollout
-from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
-from m3po_jax.training.state import AgentState, init_agent, make_optimizers
-from m3po_jax.training.workdir import read_config
-from m3po_jax.types import TaskSpec, action_masks
+from m3po_jax.training.state import AgentState
+from m3po_jax.training.stored_agent import ACTING, restore_agent
+from m3po_jax.types import TaskSpec
 
 POLICIES = ("planner", "prior")
 
@@ -229,35 +226,5 @@ def load(workdir: str | os.PathLike[str]) -> Agent:
         WorkdirError: There is no run, or one of another version.
         CheckpointError: There is no checkpoint or it cannot be read.
     """
-    config = read_config(workdir)
-    with Checkpointer(workdir) as checkpointer:
-        meta = checkpointer.latest_meta()
-        if meta is None:
-            raise CheckpointError(f"{workdir} holds no checkpoint; train longer first")
-        specs = _specs(config, meta)
-        masks = action_masks(specs)
-        size = max(spec.observation_size for spec in specs)
-        networks = make_networks(specs, masks, size, config.network)
-        # Parameters and statistics are all that is restored.
-        optimizers = make_optimizers(config, iterations=1, transitions=1)
-        init = functools.partial(init_agent, networks, optimizers)
-        abstract = jax.eval_shape(init, jax.random.key(0))
-        parts = {"params": abstract.params, "statistics": abstract.statistics}
-        restored = checkpointer.restore_part("agent", parts)
-    state = AgentState(
-        **restored,
-        target_q={},
-        target_exploration={},
-        world_model_opt=(),
-        policy_opt=TrustRegionState((), jnp.ones(())),
-        critic_opt=(),
-        exploration_opt=(),
-    )
-    return Agent(config, specs, networks, state, int(meta["env_steps"]))
-
-
-def _specs(config: Config, meta: Mapping[str, Any]) -> tuple[TaskSpec, ...]:
-    """Facts of the tasks from the checkpoint; of the environments where it is too old to say."""
-    if "tasks" in meta:
-        return tuple(TaskSpec(**spec) for spec in meta["tasks"])
-    return registry.make(config.tasks, config.env).specs
+    stored = restore_agent(workdir, fields=ACTING)
+    return Agent(stored.config, stored.specs, stored.networks, stored.state, stored.env_steps)

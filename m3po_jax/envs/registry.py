@@ -231,11 +231,9 @@ def make_env(request: TaskRequest) -> "base.Environment":
         The environment.
 
     Raises:
-        ValueError: If it cannot be made here; says why and what to do.
+        ConfigError: If it cannot be made here; says why and what to do.
     """
-    reason = catalog.unavailable(request.suite)
-    if reason is not None:
-        raise ValueError(f"{request.name}: {reason}")
+    check_available(request)
     defaults = {key: values[0] for key, values in _choices(request.suite, request.env_name).items()}
     options = {**defaults, **request.options}
     name, key = request.env_name, options.get(_OBSERVATION)
@@ -259,6 +257,17 @@ def make_env(request: TaskRequest) -> "base.Environment":
     from m3po_jax.envs import toy
 
     return toy.make(name)
+
+
+def check_available(request: TaskRequest) -> None:
+    """Refuses a task whose suite is not there; imports no simulator.
+
+    Raises:
+        ConfigError: Says why and what to do.
+    """
+    reason = catalog.unavailable(request.suite)
+    if reason is not None:
+        raise config.ConfigError(f"{request.name}: {reason}")
 
 
 def make(tasks: Sequence[str], env_cfg: config.EnvConfig) -> "multitask.MultiTaskEnv":

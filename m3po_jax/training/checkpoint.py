@@ -160,6 +160,7 @@ class Checkpointer:
         if meta is None or step is None:
             raise CheckpointError(f"{self._folder} holds no checkpoint")
         item = {name: jax.tree.map(lambda leaf: _placed(_without_empty(leaf)), dict(abstract))}
+        # A part is an array or a pytree of arrays.
         prefixes = tuple(f"{name}/{part}/" for part in abstract)
         arguments = ocp.args.PyTreeRestore(
             item,
@@ -168,7 +169,7 @@ class Checkpointer:
         )
         with self._reading(step):
             everything = _leaves(self._manager.item_metadata(step)["state"].tree)
-            stored = {k: v for k, v in everything.items() if k.startswith(prefixes)}
+            stored = {k: v for k, v in everything.items() if f"{k}/".startswith(prefixes)}
             self._refuse_other(step, stored, _leaves(item))
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
                 part = reader.restore(self._folder / str(step) / "state", args=arguments)

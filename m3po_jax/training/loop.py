@@ -24,7 +24,7 @@ from m3po_jax.training.preemption import Preempted
 from m3po_jax.training.progress import Progress
 from m3po_jax.training.state import TrainState
 from m3po_jax.training.train_step import SKIPPED, make_train_step
-from m3po_jax.training.workdir import holds_metrics
+from m3po_jax.training.workdir import forget_overwritten, holds_metrics
 
 # Sums over the iterations that one line of metrics.csv covers; the other metrics are averaged.
 _SUMMED = ("rollout/episodes", "rollout/faults", SKIPPED)
@@ -160,6 +160,8 @@ class _Run:
         if self._iteration == 0:
             # From here on a run without a checkpoint is a damaged one.
             self._save()
+            if processes.leads():
+                forget_overwritten(self._workdir)
         if self.finished:
             self._evaluate(evaluator)
             return

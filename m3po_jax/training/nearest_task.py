@@ -14,7 +14,7 @@ from m3po_jax.training import rollout
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.experiment import Experiment, make_experiment, on_one_device
 from m3po_jax.training.model_error import model_errors
-from m3po_jax.training.state import AgentState, RolloutState, trajectory_shapes
+from m3po_jax.training.state import AgentState, RolloutState
 
 # Random steps of each environment of a new task.
 STEPS = 128
@@ -54,9 +54,7 @@ def nearest_tasks(
         _, trajectory, _, _ = rollout.collect(
             env, networks, agent, start, collect_key, beta=None, random=jnp.asarray(True), cfg=cfg
         )
-        empty = buffer.init(
-            trajectory_shapes(env, STEPS), batch_size=env.batch_size, capacity_per_env=STEPS
-        )
+        empty = buffer.init(trajectory, batch_size=env.batch_size, capacity_per_env=STEPS)
         replay = buffer.add(empty, trajectory)
         horizon = cfg.world_model.horizon
         return latent_errors(agent, table, replay, window_key, env, networks, horizon=horizon)

@@ -34,7 +34,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
 
     Args:
         coordinator: `HOST:PORT` of process 0. What is None is found out from the surroundings, on
-            TPU, Slurm, Open MPI and Kubernetes.
+            TPU, Slurm and Open MPI, on Kubernetes with `jax[k8s]`.
         num_processes: Processes of the run.
         process_id: Number of this one, from 0.
 

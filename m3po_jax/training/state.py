@@ -181,7 +181,9 @@ def init_train_state(parts: Parts, key: jax.Array) -> TrainState:
         agent=init_agent(networks, optimizers, agent_key),
         rollout=RolloutState(env=env.init(env_key, stagger=True), plan_mean=jnp.zeros(plan_shape)),
         replay=buffer.init(
-            trajectory_shapes(env, unroll_length),
+            trajectory_shapes(
+                (unroll_length, env.batch_size), env.observation_size, env.action_size
+            ),
             batch_size=env.batch_size,
             capacity_per_env=capacity,
         ),
@@ -192,14 +194,19 @@ def init_train_state(parts: Parts, key: jax.Array) -> TrainState:
     )
 
 
-def trajectory_shapes(env: MultiTaskEnv, unroll_length: int) -> Trajectory:
-    """The shapes of one unroll, as `jax.ShapeDtypeStruct`s."""
-    lead = (unroll_length, env.batch_size)
+def trajectory_shapes(lead: tuple[int, int], observation_size: int, action_size: int) -> Trajectory:
+    """The shapes of one unroll, as `jax.ShapeDtypeStruct`s.
+
+    Args:
+        lead: Steps and environments `(T, B)`.
+        observation_size: Padded size O.
+        action_size: Padded size A.
+    """
 
     def shape(*trailing: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct((*lead, *trailing), dtype)
 
-    scalar, observation, action = shape(), shape(env.observation_size), shape(env.action_size)
+    scalar, observation, action = shape(), shape(observation_size), shape(action_size)
     return Trajectory(
         observation=observation,
         pre_tanh_action=action,

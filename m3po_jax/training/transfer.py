@@ -6,7 +6,7 @@ keep their fresh start. New tasks begin with an embedding made of known ones.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from m3po_jax.config import ConfigError
-from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.networks.factory import AgentParams, Networks
 from m3po_jax.replay import buffer
 from m3po_jax.training.finetune_config import EmbeddingSources
 from m3po_jax.training.state import AgentState, Statistics
-from m3po_jax.types import Params
+from m3po_jax.types import BatchLayout, Params, TaskSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +26,19 @@ class Ends:
     """One end of a transfer.
 
     Attributes:
-        env: The environments of the run.
+        specs: Facts of the run's tasks, in order.
         networks: Its networks.
+        layout: Where its environments stand in the batch.
     """
 
-    env: MultiTaskEnv
+    specs: tuple[TaskSpec, ...]
     networks: Networks
+    layout: BatchLayout
 
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks, without options."""
-        return [spec.name for spec in self.env.specs]
+        return [spec.name for spec in self.specs]
 
     def segments(self) -> dict[str, tuple[int, ...]]:
         """What the input of each part's first layer is made of, by the sizes of the pieces."""
@@ -62,8 +63,8 @@ def transfer_agent(
     """The agent of a new run with what an old one has learned; optimizers start afresh.
 
     Args:
-        old: The agent to start from.
-        new: A fresh agent of the new run.
+        old: The agent to start from, on the host.
+        new: A fresh agent of the new run, on the host.
         source: The old run.
         target: The new run.
         embedding_sources: The known tasks whose mean embedding each new task starts from.
@@ -116,14 +117,17 @@ def transfer_replay(
     """The old run's steps of the tasks that both have, as many as fit; new tasks have none.
 
     Args:
-        old: Replay to take steps from.
-        new: The empty replay of the new run.
+        old: Replay to take steps from, on the host.
+        new: The empty replay of the new run, on the host.
         source: The old run.
         target: The new run.
         unroll_length: Steps that the new run writes at once.
 
+    Returns:
+        The new replay, on the host.
+
     Raises:
-        ConfigError: A task has another number of environments, or another action repeat.
+        ConfigError: A task has another number of environments, or other sizes.
     """
     capacity_old, capacity = old.data["reward"].shape[1], new.data["reward"].shape[1]
     # Whole unrolls, or a later write would wrap around.
@@ -131,15 +135,17 @@ def transfer_replay(
     # The newest steps, oldest first.
     steps = (int(old.cursor) - size + np.arange(size)) % capacity_old
     data = {name: np.array(leaf) for name, leaf in new.data.items()}
-    skip = np.full(target.env.batch_size, size, np.int32)
-    for index, spec in enumerate(target.env.specs):
+    dropped = int(old.size) - size
+    skip = np.full(sum(target.layout.num_envs), size, np.int32)
+    for index, spec in enumerate(target.specs):
         if spec.name not in source.tasks:
             continue
         known = source.tasks.index(spec.name)
-        _check_same_steps(source.env, known, target.env, index)
-        to = np.flatnonzero(target.env.task_id == index)
-        from_ = np.flatnonzero(source.env.task_id == known)
-        skip[to] = 0
+        _check_same_steps(source, known, target, index)
+        to = np.flatnonzero(target.layout.task_id == index)
+        from_ = np.flatnonzero(source.layout.task_id == known)
+        # The old run may itself have begun with steps that only its other tasks had.
+        skip[to] = np.maximum(old.skip[from_] - dropped, 0)
         for name, leaf in old.data.items():
             rows = np.asarray(leaf)[from_][:, steps]
             width = data[name].shape[2:]
@@ -147,25 +153,60 @@ def transfer_replay(
                 rows = rows[..., : width[0]]
                 rows = np.pad(rows, [(0, 0), (0, 0), (0, width[0] - rows.shape[-1])])
             data[name][to, :size] = rows
-    return new.replace(
-        data={name: jnp.asarray(leaf) for name, leaf in data.items()},
-        cursor=jnp.asarray(size % capacity, jnp.int32),
-        size=jnp.asarray(size, jnp.int32),
-        skip=jnp.asarray(skip),
-    )
+        if size:
+            # Environments start afresh: no window may run on from the last old step.
+            data["truncation"][to, size - 1] = 1.0 - data["termination"][to, size - 1]
+    return new.replace(data=data, cursor=np.int32(size % capacity), size=np.int32(size), skip=skip)
 
 
-def _check_same_steps(old: MultiTaskEnv, known: int, new: MultiTaskEnv, index: int) -> None:
+def _check_same_steps(source: Ends, known: int, target: Ends, index: int) -> None:
+    """What options say is refused before (`finetune_config`); an environment can differ still."""
+    old, new = source.specs[known], target.specs[index]
     facts = {
-        "num_envs": (old.num_envs[known], new.num_envs[index]),
-        "action_repeat": (old.specs[known].action_repeat, new.specs[index].action_repeat),
+        "num_envs": (source.layout.num_envs[known], target.layout.num_envs[index]),
+        "observation_size": (old.observation_size, new.observation_size),
+        "action_size": (old.action_size, new.action_size),
     }
     for name, (was, now) in facts.items():
         if was != now:
             raise ConfigError(
-                f"--replay=old: {new.specs[index].name} has {name} = {now} and had {was}; "
-                f"name the task with ?{name}={was}, or give --replay=fresh"
+                f"--replay=old: {new.name} has {name} = {now} and had {was}, so its old steps are "
+                "not those of the same task; give --replay=fresh"
             )
+
+
+def frozen_lines(frozen: Sequence[str], source: Ends, target: Ends) -> list[str]:
+    """What never learns because it is frozen and the old agent did not have it.
+
+    Args:
+        frozen: Parts that stay as they are, as `train.frozen`.
+        source: The old run.
+        target: The new run.
+
+    Returns:
+        A line for each part that ignores new inputs.
+
+    Raises:
+        ConfigError: A part would stay at its random start.
+    """
+    terminates = any(spec.can_terminate for spec in source.specs)
+    more_actions = target.networks.action_size > source.networks.action_size
+    random = {
+        "policy": more_actions and "the new action dimensions",
+        "termination": not terminates and "a head that the agent does not have",
+    }
+    for part in frozen:
+        if random.get(part):
+            raise ConfigError(
+                f"config.train.frozen = {tuple(frozen)} would keep {random[part]} of the {part} "
+                f"at its random start; leave {part} out"
+            )
+    was, now = source.segments(), target.segments()
+    return [
+        f"{part} is frozen: it goes on without the inputs that are new"
+        for part in frozen
+        if any(n > w for w, n in zip(was.get(part, ()), now.get(part, ()), strict=True))
+    ]
 
 
 def _moved(old: Params, new: Params, was: tuple[int, ...], now: tuple[int, ...]) -> Params:
@@ -211,7 +252,7 @@ def _moved_statistics(old: Statistics, new: Statistics, source: Ends, target: En
     to, from_ = (jnp.array(column) for column in zip(*pairs, strict=True))
     moved = {
         name: jax.tree.map(
-            lambda a, b: b.at[to].set(a[from_]), getattr(old, name), getattr(new, name)
+            lambda a, b: jnp.asarray(b).at[to].set(a[from_]), getattr(old, name), getattr(new, name)
         )
         for name in ("plan_scale", "value_scale", "discrepancy")
     }

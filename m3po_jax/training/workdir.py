@@ -14,11 +14,12 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import m3po_jax
 from m3po_jax.config import Config, ConfigError, UserError, flatten, from_config_dict
+from m3po_jax.training import overwriting
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.csv"
@@ -29,6 +30,8 @@ FAULT_FOLDER = "fault"
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_FILE = ".wandb_id"
 LOCK_FILE = ".lock"
+# In config.json of a run that starts from another.
+_ORIGIN = "origin"
 
 # Settings of `train` that came later, as runs of before behaved.
 _BEFORE = {"fsdp_devices": 1, "task_placement": "replicated", "final_learning_rate_scale": 1.0}
@@ -81,21 +84,28 @@ class Workdir:
 
 @contextlib.contextmanager
 def open_workdir(
-    workdir: str | os.PathLike[str], config: Config, *, overwrite: bool = False
+    workdir: str | os.PathLike[str],
+    config: Config,
+    *,
+    overwrite: bool = False,
+    origin: Mapping[str, str] | None = None,
 ) -> Iterator[Workdir]:
     """Opens the folder for a new or a resumed run and holds its lock inside the `with` block.
 
     Args:
         workdir: The folder; made when it does not exist. Files of others in it stay untouched.
         config: Settings of the run to start or to go on with.
-        overwrite: Delete the run that the folder holds and start anew.
+        overwrite: Start anew. The run that the folder holds is deleted when the new one has a
+            checkpoint (`forget_overwritten`); one that ends without leaves it as it was.
+        origin: What a run that starts from another has of it, by the flag that says so. Without
+            one a run is resumed whatever it started from.
 
     Yields:
-        The open folder; its config.json holds `config`.
+        The open folder; its config.json holds `config` and `origin`.
 
     Raises:
         WorkdirError: Another process uses the folder, it cannot be written, or it holds a run
-            with other settings than those in `CHANGEABLE`.
+            with another origin or with other settings than those in `CHANGEABLE`.
     """
     path = pathlib.Path(workdir).absolute()
     with _os_errors_named(path):
@@ -104,16 +114,23 @@ def open_workdir(
     with lock:
         _lock(lock, path)
         with _os_errors_named(path):
-            if overwrite:
-                _remove_run(path)
-            resumed = (path / CONFIG_FILE).exists()
-            if resumed:
-                record = _resumed_record(path, config)
-            else:
-                _refuse_headless(path)
-                record = _new_record(config)
-            write_atomically(path / CONFIG_FILE, json.dumps(record, indent=2) + "\n")
-        yield Workdir(path, resumed)
+            overwriting.finish_moving(path)
+            _settle(path)
+            if overwrite and (path / CONFIG_FILE).exists():
+                _read_record(path)  # refuses a config.json that is not ours
+                overwriting.set_aside(path, _files(path))
+        try:
+            with _os_errors_named(path):
+                record, resumed = _record(path, config, origin)
+                write_atomically(path / CONFIG_FILE, json.dumps(record, indent=2) + "\n")
+            yield Workdir(path, resumed)
+        finally:
+            _settle(path)
+
+
+def forget_overwritten(workdir: str | os.PathLike[str]) -> None:
+    """Deletes the run that a new one in the folder, which now has a checkpoint, replaces."""
+    overwriting.forget(pathlib.Path(workdir))
 
 
 def read_config(workdir: str | os.PathLike[str]) -> Config:
@@ -140,6 +157,11 @@ def read_record(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:
     """Returns whether a finished checkpoint lies in the folder, without opening it."""
     return any(child.name.isdigit() for child in _checkpoints(pathlib.Path(workdir)))
+
+
+def has_begun(workdir: str | os.PathLike[str]) -> bool:
+    """Returns whether a run in the folder has anything to lose: a checkpoint or metrics."""
+    return has_checkpoint(workdir) or (pathlib.Path(workdir) / METRICS_FILE).exists()
 
 
 def holds_metrics(workdir: str | os.PathLike[str]) -> bool:
@@ -210,18 +232,40 @@ def _lock(lock: Any, path: pathlib.Path) -> None:
     lock.flush()
 
 
-def _new_record(config: Config) -> dict[str, Any]:
+def _new_record(config: Config, origin: Mapping[str, str] | None) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(config),
+        **({} if origin is None else {_ORIGIN: dict(origin)}),
         "versions": versions(),
         "commit": commit(),
         "history": [],
     }
 
 
-def _resumed_record(path: pathlib.Path, config: Config) -> dict[str, Any]:
-    """Returns the new config.json; what it replaces goes to the end of `history`."""
+def _record(
+    path: pathlib.Path, config: Config, origin: Mapping[str, str] | None
+) -> tuple[dict[str, Any], bool]:
+    """Returns the new config.json, and whether it is that of a run which goes on."""
+    if not (path / CONFIG_FILE).exists():
+        _refuse_headless(path)
+        return _new_record(config, origin), False
     old = _read_record(path)
+    if has_begun(path):
+        return _resumed_record(path, old, config, origin), True
+    if origin is None and _ORIGIN in old:
+        raise WorkdirError(
+            f"{path} is for a run that starts from {old[_ORIGIN]['from']}, and nothing of that is "
+            "there yet; m3po-finetune starts it"
+        )
+    # A start that was refused or cut short left nothing to go on with.
+    return _new_record(config, origin), False
+
+
+def _resumed_record(
+    path: pathlib.Path, old: dict[str, Any], config: Config, origin: Mapping[str, str] | None
+) -> dict[str, Any]:
+    """Returns the new config.json; what it replaces goes to the end of `history`."""
+    origin = _same_origin(path, old.get(_ORIGIN), origin)
     before = flatten(dataclasses.asdict(_config_of(path, old)))
     after = flatten(dataclasses.asdict(config))
     changed = {key: before[key] for key in before if before[key] != after[key]}
@@ -236,12 +280,36 @@ def _resumed_record(path: pathlib.Path, config: Config) -> dict[str, Any]:
             "eval, checkpoint, log, max_skipped_updates and device settings may change), give "
             "another --workdir, or delete that run with --overwrite."
         )
-    new = _new_record(config)
+    new = _new_record(config, origin)
     new["history"] = old.get("history", [])
     past = {"changed": changed, "versions": old["versions"], "commit": old.get("commit")}
     if changed or past["versions"] != new["versions"] or past["commit"] != new["commit"]:
         new["history"] = [*new["history"], past]
     return new
+
+
+def _same_origin(
+    path: pathlib.Path, before: dict[str, str] | None, asked: Mapping[str, str] | None
+) -> Mapping[str, str] | None:
+    """Returns what the run in the folder started from; refuses to go on as if it was another."""
+    if asked is None:
+        return before
+    if before is None:
+        raise WorkdirError(
+            f"{path} holds a run that was not started by m3po-finetune; give another --workdir, "
+            "or go on with it by m3po-train"
+        )
+    changed = [name for name in before if before[name] != asked.get(name)]
+    if changed:
+        lines = [
+            f"  --{name}={before[name]} there, {asked.get(name)} asked for" for name in changed
+        ]
+        raise WorkdirError(
+            f"{path} holds a run that has begun otherwise:\n" + "\n".join(lines) + "\n"
+            "Ask for the same to resume it, give another --workdir, or delete that run with "
+            "--overwrite."
+        )
+    return before
 
 
 def _read_record(path: pathlib.Path) -> dict[str, Any]:
@@ -308,20 +376,23 @@ def _refuse_headless(path: pathlib.Path) -> None:
         )
 
 
-def _remove_run(path: pathlib.Path) -> None:
-    """Deletes the run and nothing else; config.json last, so that a kill leaves it recognisable."""
-    if not (path / CONFIG_FILE).exists():
-        return
-    _read_record(path)  # refuses a config.json that is not ours
-    for child in _checkpoints(path):
-        shutil.rmtree(child)
-    with contextlib.suppress(OSError):  # something of the user's is in there
-        (path / CHECKPOINT_FOLDER).rmdir()
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+    """Files and folders of the run and nothing else."""
+    files = _checkpoints(path)
     if (path / FAULT_FOLDER / CONFIG_FILE).exists():
-        shutil.rmtree(path / FAULT_FOLDER)
-    for events in (path / TENSORBOARD_FOLDER).glob("events.out.tfevents.*"):
-        events.unlink()
-    with contextlib.suppress(OSError):
-        (path / TENSORBOARD_FOLDER).rmdir()
-    for name in (METRICS_FILE, EVALUATION_FILE, SAVED_EVALUATION_FILE, WANDB_FILE, CONFIG_FILE):
-        (path / name).unlink(missing_ok=True)
+        files.append(path / FAULT_FOLDER)
+    files += (path / TENSORBOARD_FOLDER).glob("events.out.tfevents.*")
+    names = (METRICS_FILE, EVALUATION_FILE, SAVED_EVALUATION_FILE, WANDB_FILE, CONFIG_FILE)
+    return [*files, *(path / name for name in names if (path / name).exists())]
+
+
+def _settle(path: pathlib.Path) -> None:
+    """Decides between a run that was set aside and the one that was to replace it."""
+    if not overwriting.is_set_aside(path):
+        return
+    if has_checkpoint(path):
+        overwriting.forget(path)
+        return
+    for file in _files(path):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    overwriting.put_back(path)

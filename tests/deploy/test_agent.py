@@ -9,6 +9,8 @@ from m3po_jax.deploy.agent import AgentError, load
 from m3po_jax.training import rollout
 from m3po_jax.training.checkpoint import CheckpointError
 from m3po_jax.training.workdir import WorkdirError
+from tests.integration import tiny_config
+from tests.integration.saved_run import save_run
 
 REACH, POLE, LQ = "toy/PointReachA", "toy/TerminatingPole", "toy/LinearQuadratic"
 
@@ -136,6 +138,18 @@ def test_damage_in_the_agent_is_refused_and_the_replay_is_not_read(run, tmp_path
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 3])
     with pytest.raises(CheckpointError, match="cannot be read"):
         load(copy)
+
+
+def test_an_agent_with_a_decoder_loads(tmp_path):
+    config = tiny_config.get_config()
+    config.world_model.reconstruction_scale = 1.0
+    _, state = save_run(tmp_path, config, (REACH, POLE))
+    loaded = load(tmp_path)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        loaded.state.params.world_model["decoder"],
+        state.agent.params.world_model["decoder"],
+    )
 
 
 def test_another_networks_checkpoint_is_refused(run, tmp_path):

@@ -10,8 +10,9 @@ import pytest
 from brax import envs
 
 from m3po_jax import config
-from m3po_jax.envs import catalog, multitask, registry
+from m3po_jax.envs import multitask, registry
 from m3po_jax.envs.catalog import CATALOG
+from tests import registered_tasks
 
 FAST = {
     *(f"toy/{name}" for name in CATALOG["toy"]),
@@ -34,19 +35,10 @@ LENGTH = 10
 STEPS = 21
 
 
-def _parameters():
-    return [
-        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
-        for name in registry.task_names()
-    ]
-
-
-@pytest.mark.parametrize("name", _parameters())
+@pytest.mark.parametrize("name", registered_tasks.parameters(FAST))
 def test_the_catalog_says_what_the_environment_is(name):
+    registered_tasks.skip_if_unavailable(name)
     request = registry.parse_task(name)
-    reason = catalog.unavailable(request.suite)
-    if reason is not None:
-        pytest.skip(reason)
     environment = registry.make_env(request)
     facts = CATALOG[request.suite][request.env_name]
     found = (environment.observation_size, environment.action_size, environment.episode_length)
@@ -91,12 +83,10 @@ def _compiled(name):
     return env, draw_two, rollout
 
 
-@pytest.fixture(scope="module", params=_parameters())
+@pytest.fixture(scope="module", params=registered_tasks.parameters(FAST))
 def run(request):
     """Returns the name, environment, states before the steps, timesteps, last state and pool."""
-    reason = catalog.unavailable(request.param.partition("/")[0])
-    if reason is not None:
-        pytest.skip(reason)
+    registered_tasks.skip_if_unavailable(request.param)
     env, draw_two, rollout = _compiled(request.param)
     first, pool = draw_two(0)
     shape = (STEPS, NUM_ENVS, env.action_size)

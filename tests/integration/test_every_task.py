@@ -6,29 +6,22 @@ import pytest
 
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.envs import catalog, registry, scores
+from m3po_jax.envs import scores
 from m3po_jax.training.loop import train_and_evaluate
 from m3po_jax.training.metrics import read_metrics
 from m3po_jax.training.workdir import open_workdir
+from tests import registered_tasks
 from tests.integration import tiny_config
 
-FAST = {"toy/PointReachA", "toy/TerminatingPole", "dmc/PendulumSwingup", "brax/inverted_pendulum"}
+FAST = {"toy/PointReachA", "toy/TerminatingPole", "dmc/PendulumSwingup"}
 NUM_ENVS = 2
 # Steps of each environment with random actions, and of an episode.
 STEPS = 100
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
-        for name in registry.task_names()
-    ],
-)
+@pytest.mark.parametrize("name", registered_tasks.parameters(FAST))
 def test_a_task_trains_and_is_evaluated_without_nan(name, tmp_path):
-    reason = catalog.unavailable(name.partition("/")[0])
-    if reason is not None:
-        pytest.skip(reason)
+    registered_tasks.skip_if_unavailable(name)
     cfg = tiny_config.get_config()
     cfg.tasks = (f"{name}?episode_length={STEPS}",)
     cfg.env.num_envs = NUM_ENVS

@@ -38,8 +38,12 @@ def experiment_of(tasks, **train):
     )
 
 
+def sides_of(*experiments):
+    return [transfer.Ends(x.env.specs, x.networks, x.env.layout) for x in experiments]
+
+
 def transfer_agent(old_agent, new_agent, old, new):
-    ends = [transfer.Ends(experiment.env, experiment.networks) for experiment in (old, new)]
+    ends = sides_of(old, new)
     sources = finetune_config.embedding_sources(ends[1].tasks, ends[0].tasks, "mean")
     return transfer.transfer_agent(old_agent, new_agent, *ends, embedding_sources=sources)
 
@@ -139,9 +143,13 @@ def test_a_person_reads_what_new_tasks_start_from():
 
 
 def test_statistics_follow_their_tasks_and_optimizers_are_fresh(ends, moved):
-    was, now = (agent.statistics.plan_scale.mean for agent in moved)
     fresh = random_agent(ends[1], seed=1)
-    assert now.tolist() == [fresh.statistics.plan_scale.mean[0], was[1], was[0]]
+    for name in ("plan_scale", "value_scale", "discrepancy"):
+        was, now, new = (
+            jax.tree.leaves(getattr(agent.statistics, name)) for agent in (*moved, fresh)
+        )
+        for x, y, z in zip(was, now, new, strict=True):
+            assert y.tolist() == [z[0], x[1], x[0]]
     jax.tree.map(np.testing.assert_array_equal, moved[1].world_model_opt, fresh.world_model_opt)
 
 
@@ -174,16 +182,23 @@ def trajectory_of(experiment, index):
     )  # fmt: skip
 
 
-def test_replay_keeps_the_newest_steps_of_known_tasks_and_new_tasks_wait_for_theirs(ends):
-    old, new = ends
-    sides = [transfer.Ends(e.env, e.networks) for e in ends]
+@pytest.fixture(scope="module")
+def replays():
+    """An old run of two tasks, and a new one with another before them."""
+    return experiment_of(OLD_TASKS), experiment_of(("toy/LinearQuadratic", *OLD_TASKS[::-1]))
+
+
+def test_replay_keeps_the_newest_steps_of_known_tasks_and_new_tasks_wait_for_theirs(replays):
+    old, new = replays
     stored = filled_replay(old, 35)  # of 120 steps per environment, the ring has wrapped
     empty = filled_replay(new, 0)
     capacity = empty.data["reward"].shape[1]
     assert capacity == 80
-    state = transfer.transfer_replay(stored, empty, *sides, unroll_length=4)
+    state = transfer.transfer_replay(stored, empty, *sides_of(old, new), unroll_length=4)
     assert (int(state.size), int(state.cursor)) == (80, 0)
     assert state.skip.tolist() == [80 if task == 0 else 0 for task in new.env.task_id]
+    ends_here = np.asarray(state.data["truncation"])
+    assert np.all(ends_here[new.env.task_id > 0, -1] == 1.0) and ends_here.sum() == 4.0
 
     def windows(state, count=600):
         return buffer.sample(
@@ -194,6 +209,7 @@ def test_replay_keeps_the_newest_steps_of_known_tasks_and_new_tasks_wait_for_the
     known = np.asarray(window.task_id) > 0
     assert np.all(np.asarray(window.mask)[:, known] == 1.0)
     assert np.all(np.asarray(window.mask)[:, ~known] == 0.0)
+    state = jax.tree.map(jnp.asarray, state)
     # Steps 60 to 139 of 140 are the newest 80; TerminatingPole was task 1 and PointReachA task 0.
     reward = np.asarray(window.reward)
     for task, number in ((1, 100.0), (2, 0.0)):
@@ -209,14 +225,72 @@ def test_replay_keeps_the_newest_steps_of_known_tasks_and_new_tasks_wait_for_the
     assert np.asarray(window.reward)[:, fresh].max() <= 10.8
 
 
-def test_replay_of_other_environments_is_refused(ends):
-    old, new = ends
-    other = experiment_of((NEW_TASKS[0], "toy/TerminatingPole?num_envs=4"))
-    with pytest.raises(ConfigError, match=r"TerminatingPole has num_envs = 4 and had 2; name"):
-        transfer.transfer_replay(
-            filled_replay(old, 1), filled_replay(other, 0), transfer.Ends(old.env, old.networks),
-            transfer.Ends(other.env, other.networks), unroll_length=4,
-        )  # fmt: skip
+def test_no_window_runs_from_the_last_old_step_into_a_new_one(replays):
+    old, new = replays
+    state = transfer.transfer_replay(
+        filled_replay(old, 2), filled_replay(new, 0), *sides_of(old, new), unroll_length=4
+    )
+    state = buffer.add(jax.tree.map(jnp.asarray, state), trajectory_of(new, 0))
+    window = buffer.sample(
+        state, jax.random.key(0), batch_size=300, window=2, layout=new.env.layout
+    )
+    # Step 7 is the last old one, and the new ones begin with step 0.
+    reward = np.asarray(window.reward) % 10
+    seam = (np.abs(reward[0] - 0.7) < 1e-3) & (np.asarray(window.task_id) > 0)
+    assert seam.any() and np.all(reward[1, seam] < 0.05)
+    assert np.all(np.asarray(window.mask)[:, seam] == np.array([[1.0], [0.0]]))
+
+
+def test_what_an_environment_never_had_is_not_taken_over_as_data(replays):
+    old, new = replays
+    once = transfer.transfer_replay(
+        filled_replay(old, 10), filled_replay(new, 0), *sides_of(old, new), unroll_length=4
+    )
+    for index in range(2):
+        once = buffer.add(jax.tree.map(jnp.asarray, once), trajectory_of(new, index))
+    assert once.skip.tolist() == [40 if task == 0 else 0 for task in new.env.task_id]
+    third = experiment_of(
+        ("toy/LinearQuadratic",),
+    )
+    kept = filled_replay(third, 0).data["reward"].shape[1]
+    again = transfer.transfer_replay(
+        once, filled_replay(third, 0), *sides_of(new, third), unroll_length=4
+    )
+    assert int(again.size) == 48 <= kept
+    assert again.skip.tolist() == [40, 40]
+
+
+def test_replay_of_other_environments_is_refused(replays):
+    old, _ = replays
+    others = {
+        "num_envs = 4 and had 2": "toy/TerminatingPole?num_envs=4",
+        "observation_size = 4 and had 2": "toy/TerminatingPole?distractors=2",
+    }
+    for words, task in others.items():
+        other = experiment_of((NEW_TASKS[0], task))
+        with pytest.raises(ConfigError, match=rf"TerminatingPole has {words}, so"):
+            transfer.transfer_replay(
+                filled_replay(old, 1), filled_replay(other, 0), *sides_of(old, other),
+                unroll_length=4,
+            )  # fmt: skip
+
+
+def test_what_can_never_learn_is_said_or_refused():
+    pole, reach = experiment_of(OLD_TASKS[1:]), experiment_of(OLD_TASKS[:1])
+    linear = experiment_of(("toy/LinearQuadratic",))
+    parts = ("encoder", "dynamics", "embedding", "critic")
+    assert transfer.frozen_lines(parts, *sides_of(reach, reach)) == []
+    # One action more, and as many observations.
+    assert transfer.frozen_lines(parts, *sides_of(pole, reach)) == [
+        "dynamics is frozen: it goes on without the inputs that are new"
+    ]
+    assert transfer.frozen_lines(("encoder",), *sides_of(reach, linear)) == [
+        "encoder is frozen: it goes on without the inputs that are new"
+    ]
+    with pytest.raises(ConfigError, match="new action dimensions of the policy at its random"):
+        transfer.frozen_lines(("policy",), *sides_of(pole, reach))
+    with pytest.raises(ConfigError, match="of the termination at its random start; leave term"):
+        transfer.frozen_lines(("encoder", "termination"), *sides_of(reach, pole))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +304,7 @@ def test_networks_of_another_size_are_refused(network, words):
     old = experiment_of(OLD_TASKS).config
     config = dataclasses.replace(old, network=dataclasses.replace(SIZES, **network))
     with pytest.raises(ConfigError) as error:
-        finetune_config.adapted_config(config, old, embedding="mean")
+        finetune_config.adapted_config(config, old, finetune_config.Origin("old"))
     for word in words:
         assert word in str(error.value)
 
@@ -238,7 +312,7 @@ def test_networks_of_another_size_are_refused(network, words):
 def test_the_embedding_keeps_its_size_whatever_the_number_of_tasks():
     old = config_lib.Config(tasks=tuple(f"dmc/{i}" for i in range(12)))
     config = finetune_config.adapted_config(
-        config_lib.Config(tasks=("dmc/1",)), old, embedding="dmc/3"
+        config_lib.Config(tasks=("dmc/1",)), old, finetune_config.Origin("old", "dmc/3")
     )
     assert config.network.embedding_size == 96
 

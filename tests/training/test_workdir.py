@@ -1,5 +1,7 @@
+import contextlib
 import dataclasses
 import json
+import pathlib
 import re
 
 import pytest
@@ -19,6 +21,13 @@ def with_train(**changes):
 def start(path, config=CONFIG, **flags):
     with open_workdir(path, config, **flags) as opened:
         return opened
+
+
+def begin(path, config=CONFIG, **flags):
+    """Opens a folder and leaves what a run leaves first."""
+    with open_workdir(path, config, **flags) as opened:
+        (path / "checkpoints" / "0").mkdir(parents=True)
+    return opened
 
 
 def fill(path):
@@ -65,7 +74,7 @@ def test_settings_that_an_older_run_lacks_are_those_that_it_had(tmp_path):
 
 
 def test_more_steps_and_another_cadence_may_resume_and_are_noted(tmp_path):
-    start(tmp_path)
+    begin(tmp_path)
     longer = with_train(total_env_steps=999_999, eval_every=0, eval_policy="prior", log_every=9)
     assert start(tmp_path, longer).resumed
     assert read_config(tmp_path) == longer
@@ -81,7 +90,7 @@ def test_more_steps_and_another_cadence_may_resume_and_are_noted(tmp_path):
 
 
 def test_other_libraries_are_noted(tmp_path, monkeypatch):
-    start(tmp_path)
+    begin(tmp_path)
     monkeypatch.setattr(workdir, "versions", lambda: {"m3po_jax": "9", "jax": "9"})
     start(tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())
@@ -91,7 +100,7 @@ def test_other_libraries_are_noted(tmp_path, monkeypatch):
 
 
 def test_another_config_is_refused_with_the_difference(tmp_path):
-    start(tmp_path)
+    begin(tmp_path)
     other = dataclasses.replace(with_train(eval_every=5), seed=7, tasks=("toy/PointReachA",))
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(WorkdirError) as caught:
@@ -106,7 +115,7 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
 
 @pytest.mark.parametrize("name", ["random_env_steps", "updates_per_transition"])
 def test_what_defines_the_learning_is_refused(tmp_path, name):
-    start(tmp_path)
+    begin(tmp_path)
     with pytest.raises(WorkdirError, match=f"train.{name}"):
         start(tmp_path, with_train(**{name: getattr(CONFIG.train, name) + 1}))
 
@@ -123,8 +132,16 @@ def test_only_budget_and_reporting_may_change():
     assert changeable <= names
 
 
-def test_a_run_cannot_shrink(tmp_path):
+def test_a_start_that_left_nothing_may_be_corrected(tmp_path):
     start(tmp_path)
+    other = dataclasses.replace(CONFIG, seed=7)
+    assert not start(tmp_path, other).resumed
+    assert read_config(tmp_path) == other
+    assert json.loads((tmp_path / "config.json").read_text())["history"] == []
+
+
+def test_a_run_cannot_shrink(tmp_path):
+    begin(tmp_path)
     with pytest.raises(WorkdirError, match=r"train.total_env_steps: 120000 there, 100000"):
         start(tmp_path, with_train(total_env_steps=100_000))
 
@@ -135,10 +152,63 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "checkpoints" / "keep").mkdir()
     other = dataclasses.replace(CONFIG, seed=7)
-    assert not start(tmp_path, other, overwrite=True).resumed
+    assert not begin(tmp_path, other, overwrite=True).resumed
+    (tmp_path / "checkpoints" / "0").rmdir()
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert left == {".lock", "config.json", "notes.txt", "checkpoints", "checkpoints/keep"}
     assert read_config(tmp_path).seed == 7
+
+
+def everything(path):
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def test_a_start_that_fails_leaves_the_run_that_it_was_to_overwrite(tmp_path):
+    begin(tmp_path)
+    fill(tmp_path)
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events.out.tfevents.1").write_text("x")
+    before = everything(tmp_path)
+    other = dataclasses.replace(CONFIG, seed=7)
+    with pytest.raises(ZeroDivisionError), open_workdir(tmp_path, other, overwrite=True):
+        assert read_config(tmp_path).seed == 7 and not workdir.has_begun(tmp_path)
+        (tmp_path / "eval.jsonl").write_text('{"env_steps": 0}\n')
+        raise ZeroDivisionError
+    assert everything(tmp_path) == before
+    assert start(tmp_path).resumed
+
+
+def test_what_is_overwritten_goes_when_the_new_run_is_saved(tmp_path):
+    begin(tmp_path)
+    fill(tmp_path)
+    with open_workdir(tmp_path, dataclasses.replace(CONFIG, seed=7), overwrite=True):
+        (tmp_path / "checkpoints" / "0").mkdir(parents=True)
+        workdir.forget_overwritten(tmp_path)
+        assert set(everything(tmp_path)) == {"config.json"}
+
+
+@pytest.mark.parametrize("moves", range(6))
+def test_a_kill_while_a_run_is_set_aside_or_put_back_loses_nothing(tmp_path, moves, monkeypatch):
+    begin(tmp_path)
+    fill(tmp_path)
+    before = everything(tmp_path)
+    rename, done = pathlib.Path.rename, []
+
+    def killed(self, place):
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(self)
+        return rename(self, place)
+
+    for overwrite in (True, False):  # killed as it is set aside, then as it is put back
+        monkeypatch.setattr(pathlib.Path, "rename", killed)
+        done.clear()
+        with contextlib.suppress(KeyboardInterrupt, WorkdirError):
+            start(tmp_path, dataclasses.replace(CONFIG, seed=7), overwrite=overwrite)
+        monkeypatch.setattr(pathlib.Path, "rename", rename)
+    assert start(tmp_path).resumed
+    assert everything(tmp_path) == before
 
 
 def test_overwrite_starts_in_an_empty_folder_too(tmp_path):
@@ -176,7 +246,7 @@ def test_a_config_file_that_is_not_ours_is_kept_and_refused(tmp_path, text, mess
 
 
 def test_a_config_of_another_version_says_which(tmp_path):
-    start(tmp_path)
+    begin(tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())
     del record["config"]["planner"]["horizon"]
     record["versions"]["m3po_jax"] = "0.0.1"
@@ -193,13 +263,42 @@ def test_a_config_of_another_version_says_which(tmp_path):
 def test_two_processes_cannot_use_one_folder(tmp_path):
     with open_workdir(tmp_path, CONFIG), pytest.raises(WorkdirError, match=r"in use by process \d"):
         start(tmp_path)
-    assert start(tmp_path).resumed  # free again
+    start(tmp_path)  # free again
 
 
 def test_the_lock_is_freed_when_the_run_fails(tmp_path):
     with pytest.raises(ZeroDivisionError), open_workdir(tmp_path, CONFIG):
         raise ZeroDivisionError
-    assert start(tmp_path).resumed
+    start(tmp_path)
+
+
+ORIGIN = {"from": "/old", "embedding": "mean", "replay": "fresh"}
+
+
+def test_a_run_that_starts_from_another_goes_on_only_as_it_began(tmp_path):
+    begin(tmp_path, origin=ORIGIN)
+    assert start(tmp_path, origin=ORIGIN).resumed
+    assert start(tmp_path).resumed  # by m3po-train, which does not ask
+    assert start(tmp_path, origin=ORIGIN).resumed  # and what it began with is not forgotten
+    for name, value in {"from": "/other", "embedding": "nearest", "replay": "old"}.items():
+        words = f"--{name}={ORIGIN[name]} there, {value} asked for"
+        with pytest.raises(WorkdirError, match=words):
+            start(tmp_path, origin={**ORIGIN, name: value})
+
+
+def test_a_start_from_another_that_left_nothing_is_only_for_finetuning(tmp_path):
+    start(tmp_path, origin=ORIGIN)
+    with pytest.raises(WorkdirError, match="starts from /old, .*m3po-finetune starts it"):
+        start(tmp_path)
+    other = {**ORIGIN, "embedding": "nearest"}
+    begin(tmp_path, dataclasses.replace(CONFIG, seed=7), origin=other)
+    assert json.loads((tmp_path / "config.json").read_text())["origin"] == other
+
+
+def test_a_run_from_scratch_is_not_taken_for_a_finetuned_one(tmp_path):
+    begin(tmp_path)
+    with pytest.raises(WorkdirError, match="was not started by m3po-finetune"):
+        start(tmp_path, origin=ORIGIN)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
