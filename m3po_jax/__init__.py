@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from m3po_jax.training.experiment import make_experiment
     from m3po_jax.training.loop import train_and_evaluate
+    from m3po_jax.training.preemption import Preempted
     from m3po_jax.training.train_step import make_train_step
     from m3po_jax.training.workdir import open_workdir
     from m3po_jax.types import LatentModel
@@ -57,6 +58,7 @@ _HOME = {
     "LatentModel": "m3po_jax.types",
     "PlannerConfig": "m3po_jax.config",
     "PolicyConfig": "m3po_jax.config",
+    "Preempted": "m3po_jax.training.preemption",
     "Support": "m3po_jax.ops.two_hot",
     "UserError": "m3po_jax.config",
     "default_config": "m3po_jax.config",
@@ -98,6 +100,7 @@ __all__ = [
     "LatentModel",
     "PlannerConfig",
     "PolicyConfig",
+    "Preempted",
     "Support",
     "UserError",
     "__version__",

@@ -81,7 +81,11 @@ class Driver:
         return np.clip(scaled, self._low, self._high).astype(self._low.dtype)
 
     def begin(self, where: np.ndarray) -> None:
-        """Tells that the next observation begins a new episode in the environments `where [N]`."""
+        """Tells that the next observation begins a new episode in the environments `where [N]`.
+
+        With the autoreset mode `NEXT_STEP` of Gymnasium that is one step after the end: the
+        observation that `step` returns with it is still the last of the old episode.
+        """
         self._begins = self._begins | np.asarray(where, bool)
 
 

@@ -43,6 +43,7 @@ class Networks:
         observation_size: Padded observation size O.
         action_size: Padded action size A.
         action_masks: 1 for active action dims, per task, K tuples of A numbers.
+        terminations: Whether each of the K tasks can terminate.
     """
 
     world_model: WorldModel
@@ -53,6 +54,7 @@ class Networks:
     observation_size: int
     action_size: int
     action_masks: tuple[tuple[float, ...], ...]
+    terminations: tuple[bool, ...]
 
     def init(self, key: jax.Array) -> AgentParams:
         """Draws all parameters. The key is consumed."""
@@ -78,6 +80,12 @@ class Networks:
     def action_mask(self, task_id: jax.Array) -> jax.Array:
         """Masks `[..., A]` of tasks `[...]`."""
         return jnp.asarray(self.action_masks, jnp.float32)[task_id]
+
+    def can_terminate(self, task_id: jax.Array) -> jax.Array | None:
+        """1 for tasks that can terminate, else 0, `[..., 1]`; `None` where all or none can."""
+        if all(self.terminations) or not any(self.terminations):
+            return None
+        return jnp.asarray(self.terminations, jnp.float32)[task_id][..., None]
 
     def apply_model(self, params: Params, method: str, *args: jax.Array, **kwargs: Any) -> Any:
         """Calls a method of the world model by name."""
@@ -172,4 +180,5 @@ def make_networks(
         observation_size=observation_size,
         action_size=action_size,
         action_masks=tuple(tuple(float(x) for x in row) for row in action_masks),
+        terminations=tuple(bool(spec.can_terminate) for spec in specs),
     )

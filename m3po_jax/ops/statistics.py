@@ -1,6 +1,7 @@
 """Masked, per-task and running statistics.
 
 Masks are 0/1 floats or booleans; an entry that is masked out never reaches a result, NaN included.
+Weights are masks with numbers between: how much an entry counts, in units of a whole one.
 Running statistics are exponential averages with the start-up bias removed: after n updates, update
 i weighs `decay^(n - i)` relative to the newest. A task without samples keeps its state.
 
@@ -62,52 +63,53 @@ def masked_std(x: chex.Array, mask: chex.Array, axis: Axis = None) -> jax.Array:
 def per_task_moments(
     x: chex.Array,
     task_id: chex.Array,
-    mask: chex.Array,
+    weight: chex.Array,
     *,
     num_tasks: int,
     axis_name: tuple[str, ...] = (),
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, population standard deviation and number of the unmasked samples of each task.
+    """Weighted mean, population standard deviation and number of the samples of each task.
 
     Args:
         x: Floats `[...]`.
         task_id: Integers in [0, num_tasks), of the shape of `x`.
-        mask: 0/1 or boolean, of the shape of `x`.
+        weight: Weights of 0 or more, or a mask, of the shape of `x`.
         num_tasks: Number of tasks K.
         axis_name: Mesh axes over which the samples are spread.
 
     Returns:
-        `(mean [K], std [K], count [K])`, all float; mean and std are 0 where count is 0.
+        `(mean [K], std [K], count [K])`, all float; the count is the sum of the weights, and mean
+        and std are 0 where it is 0.
     """
-    mean, variance, count = _per_task_mean_variance(x, task_id, mask, num_tasks, axis_name)
+    mean, variance, count = _per_task_mean_variance(x, task_id, weight, num_tasks, axis_name)
     return mean, _safe_sqrt(variance), count
 
 
 def normalize_per_task(
     x: chex.Array,
     task_id: chex.Array,
-    mask: chex.Array,
+    weight: chex.Array,
     *,
     num_tasks: int,
     epsilon: float = 1e-6,
     axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
-    """Shifts and scales the samples of each task to mean 0 and standard deviation 1.
+    """Shifts and scales the samples of each task to weighted mean 0 and standard deviation 1.
 
     Args:
         x: Floats `[...]`.
         task_id: Integers in [0, num_tasks), of the shape of `x`.
-        mask: 0/1 or boolean, of the shape of `x`.
+        weight: Weights of 0 or more, or a mask, of the shape of `x`.
         num_tasks: Number of tasks K.
         epsilon: Added to the standard deviation.
         axis_name: Mesh axes over which the samples are spread.
 
     Returns:
-        `(x - mean_k) / (std_k + epsilon)` of the shape of `x`, 0 where masked out.
+        `(x - mean_k) / (std_k + epsilon)` of the shape of `x`, 0 where the weight is 0.
     """
-    mean, std, _ = per_task_moments(x, task_id, mask, num_tasks=num_tasks, axis_name=axis_name)
+    mean, std, _ = per_task_moments(x, task_id, weight, num_tasks=num_tasks, axis_name=axis_name)
     normalized = (x - mean[task_id]) / (std[task_id] + epsilon)
-    return jnp.where(jnp.asarray(mask).astype(bool), normalized, 0.0)
+    return jnp.where(jnp.asarray(weight).astype(bool), normalized, 0.0)
 
 
 @flax.struct.dataclass
@@ -275,19 +277,20 @@ def _membership(
 def _per_task_mean_variance(
     x: chex.Array,
     task_id: chex.Array,
-    mask: chex.Array,
+    weight: chex.Array,
     num_tasks: int,
     axis_name: tuple[str, ...],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns mean, population variance and count `[K]` of the unmasked samples of each task."""
-    x, member = _membership(x, task_id, mask, num_tasks)
-    count = jnp.sum(member, axis=0, dtype=x.dtype)
-    total = jnp.sum(jnp.where(member, x[:, None], 0.0), axis=0)
+    """Returns weighted mean, population variance and sum of weights `[K]` of each task."""
+    x, member = _membership(x, task_id, weight, num_tasks)
+    weight = jnp.where(member, jnp.ravel(weight).astype(x.dtype)[:, None], 0.0)
+    count = jnp.sum(weight, axis=0)
+    total = jnp.sum(jnp.where(member, weight * x[:, None], 0.0), axis=0)
     total, count = jax.lax.psum((total, count), axis_name)
-    divisor = jnp.maximum(count, 1.0)
+    divisor = jnp.where(count > 0.0, count, 1.0)
     mean = total / divisor
     deviation = jnp.where(member, x[:, None] - mean[None], 0.0)
-    squares = jax.lax.psum(jnp.sum(jnp.square(deviation), axis=0), axis_name)
+    squares = jax.lax.psum(jnp.sum(weight * deviation * deviation, axis=0), axis_name)
     return mean, squares / divisor, count
 
 

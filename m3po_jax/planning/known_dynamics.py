@@ -91,7 +91,9 @@ def make_planner(
         context: What the model needs besides, unbatched.
 
     Returns:
-        The compiled planner; it executes the best elite.
+        The compiled planner; it executes the best elite. Its first call raises what `mppi_plan`
+        does: `ConfigError` for sizes in `cfg` that do not fit together, `ValueError` for a
+        `plan_mean` of another shape.
     """
 
     def plan(state: jax.Array, plan_mean: jax.Array, key: jax.Array) -> Decision:

@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.config import PlannerConfig
+from m3po_jax.config import ConfigError, PlannerConfig
 from m3po_jax.types import LatentModel
 
 # Scores the actions u [N, A] in the latents z [N, Z] with an exploration value [N].
 ExplorationValue = Callable[[jax.Array, jax.Array], jax.Array]
+
+# What a score that is not finite counts as: below any other, and still a number to calculate with.
+_WORST_SCORE = -1e30
 
 
 class Plan(NamedTuple):
@@ -33,6 +36,7 @@ class Plan(NamedTuple):
 class _Path(NamedTuple):
     z: jax.Array  # [N, Z]
     weight: jax.Array  # [N] discount times the probability to get here
+    reached: jax.Array  # [N] that probability
     returns: jax.Array  # [N] discounted rewards so far
     exploration: jax.Array  # [N]
 
@@ -40,7 +44,7 @@ class _Path(NamedTuple):
 class _Population(NamedTuple):
     u: jax.Array  # [N, H, A]
     returns: jax.Array  # [N]
-    scores: jax.Array  # [N] scaled returns plus exploration
+    scores: jax.Array  # [N] scaled returns plus exploration, finite
 
 
 def mppi_plan(
@@ -59,6 +63,10 @@ def mppi_plan(
 ) -> Plan:
     """Plans from one latent state.
 
+    A sequence whose score is not finite (NaN, or infinite of either sign: both are faults of the
+    model) is worse than any other. If the model predicts nothing finite at all, the sequences
+    count alike: the plan is finite and worth nothing, and `value` is the prediction that is not.
+
     Args:
         model: The latent model.
         z: The state's latent `[Z]`.
@@ -70,12 +78,17 @@ def mppi_plan(
         return_scale: Unit of the returns `[]`: `cfg.temperature` is measured in it.
         cfg: Sizes of the search.
         explore: True: execute an elite drawn by score, plus noise. False: the best elite.
-        exploration_value: Adds its mean along the imagined path to the scaled score. `None` adds
-            nothing.
+        exploration_value: Adds its mean along the imagined path to the scaled score, each step
+            weighted with the predicted probability to reach it. `None` adds nothing.
 
     Returns:
         The plan.
+
+    Raises:
+        ConfigError: A size in `cfg` is larger than the population, or below 1.
+        ValueError: `plan_mean` is not `[cfg.horizon, A]`.
     """
+    _check(cfg, jnp.shape(plan_mean), jnp.shape(action_mask))
     keys = jax.random.split(key, cfg.iterations + 2)
     score = _scorer(model, z, context, discount, return_scale, exploration_value)
     # A policy sample's return is the same in every iteration, so it is predicted once.
@@ -140,22 +153,24 @@ def predicted_return(
         exploration_value: See `mppi_plan`.
 
     Returns:
-        Returns `[N]` and the mean exploration value along the path `[N]` (zero without one).
+        Returns `[N]` and the mean exploration value along the path `[N]` (zero without one), that
+        of step h weighted with c_h.
     """
     num_samples, horizon = u.shape[:2]
     z = jnp.broadcast_to(z, (num_samples, *z.shape))
 
     def step(carry: _Path, u: jax.Array) -> tuple[_Path, None]:
-        z, weight, total, exploration = carry
+        z, weight, reached, total, exploration = carry
         if exploration_value is not None:
-            exploration += exploration_value(z, u) / horizon
+            exploration += reached * exploration_value(z, u) / horizon
         z, reward, continuation = model.next(z, u, context)
-        weight_next = weight * discount * continuation
-        return _Path(z, weight_next, total + weight * reward, exploration), None
+        total += weight * reward
+        weight = weight * discount * continuation
+        return _Path(z, weight, reached * continuation, total, exploration), None
 
-    zeros = jnp.zeros(num_samples)
-    start = _Path(z, jnp.ones(num_samples), zeros, zeros)
-    (z, weight, total, exploration), _ = jax.lax.scan(step, start, jnp.swapaxes(u, 0, 1))
+    ones, zeros = jnp.ones(num_samples), jnp.zeros(num_samples)
+    start = _Path(z, ones, ones, zeros, zeros)
+    (z, weight, _, total, exploration), _ = jax.lax.scan(step, start, jnp.swapaxes(u, 0, 1))
     mean, std = model.policy(z, context)
     last = mean + std * jax.random.normal(key, mean.shape)
     return total + weight * model.value(z, last, context), exploration
@@ -173,7 +188,9 @@ def _scorer(
         returns, exploration = predicted_return(
             model, z, context, u, key, discount=discount, exploration_value=exploration_value
         )
-        return _Population(u, returns, returns / return_scale + exploration)
+        scores = returns / return_scale + exploration
+        # Sorting puts NaN first, and a softmax over nothing but -inf is NaN.
+        return _Population(u, returns, jnp.where(jnp.isfinite(scores), scores, _WORST_SCORE))
 
     return score
 
@@ -196,9 +213,30 @@ def _policy_samples(
         return z, u
 
     _, u = jax.lax.scan(step, z, jax.random.split(key, cfg.horizon))
-    return jnp.swapaxes(u, 0, 1)
+    # A policy may not be finite where the model's states are not; as an elite of weight zero its
+    # actions would still make the plan NaN.
+    return jnp.swapaxes(jnp.where(jnp.isfinite(u), u, 0.0), 0, 1)
 
 
 def _elites(population: _Population, num_elites: int) -> _Population:
     _, index = jax.lax.top_k(population.scores, num_elites)
     return jax.tree.map(lambda x: x[index], population)
+
+
+def _check(cfg: PlannerConfig, plan_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
+    """Refuses sizes that do not fit together, by name."""
+    for name in ("num_samples", "iterations", "num_elites", "horizon"):
+        if getattr(cfg, name) < 1:
+            raise ConfigError(f"planner.{name} = {getattr(cfg, name)} must be at least 1")
+    for name in ("num_elites", "num_policy_samples"):
+        if getattr(cfg, name) > cfg.num_samples:
+            raise ConfigError(
+                f"planner.{name} = {getattr(cfg, name)} must be at most planner.num_samples = "
+                f"{cfg.num_samples}; lower it or raise num_samples"
+            )
+    expected = (cfg.horizon, *mask_shape)
+    if plan_shape != expected:
+        raise ValueError(
+            f"plan_mean is {list(plan_shape)} and must be {list(expected)}: [planner.horizon, "
+            "actions]; begin with zeros of that shape"
+        )

@@ -7,8 +7,10 @@ to learn. The bonus is a reward for exploring and never enters a task's reward, 
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.config import ExplorationConfig
+from m3po_jax.config import ConfigError, ExplorationConfig, nearest
 from m3po_jax.ops import rows, statistics
+
+_BONUSES = ("discrepancy", "pome")
 
 
 def discrepancy_bonus(
@@ -19,6 +21,7 @@ def discrepancy_bonus(
     moments: statistics.RunningMoments,
     *,
     cfg: ExplorationConfig,
+    valid: jax.Array | None = None,
     axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
     """Bonus of transitions.
@@ -34,18 +37,26 @@ def discrepancy_bonus(
         task_id: `[...]` int32.
         moments: Running moments of delta per task.
         cfg: Form and clip of the bonus.
+        valid: `[...]` 0 or 1; transitions of 0 do not enter the median. `None` takes all.
         axis_name: Mesh axes over which the transitions are spread.
 
     Returns:
         Bonuses `[...]`.
+
+    Raises:
+        ConfigError: `cfg.bonus` is neither of the two.
     """
+    if cfg.bonus not in _BONUSES:
+        hint = nearest(cfg.bonus, _BONUSES)
+        raise ConfigError(f"exploration.bonus = {cfg.bonus!r} is no choice; {hint}")
     delta = jnp.abs(q_mf - q_mb)
     std = moments.std[task_id] + 1e-6
     if cfg.bonus == "discrepancy":
         return jnp.clip((delta - moments.mean[task_id]) / std, 0.0, cfg.max_bonus)
     limit = jnp.abs(q_mf - value)
     num_tasks = moments.mean.shape[0]
-    deltas, tasks = (rows.gather(jnp.ravel(x), axis_name) for x in (delta, task_id))
+    counted = delta if valid is None else jnp.where(valid > 0.0, delta, jnp.nan)
+    deltas, tasks = (rows.gather(jnp.ravel(x), axis_name) for x in (counted, task_id))
     per_task = jnp.where(tasks == jnp.arange(num_tasks)[:, None], deltas, jnp.nan)
     median = jnp.nan_to_num(jnp.nanmedian(per_task, axis=1))[task_id]
     bonus = jnp.clip(delta - median, -limit, limit) / std

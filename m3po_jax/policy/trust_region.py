@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import optax
 
 from m3po_jax.config import KL_BOUND_FACTOR as KL_BOUND_FACTOR
-from m3po_jax.config import PolicyConfig
+from m3po_jax.config import ConfigError, PolicyConfig, nearest
 from m3po_jax.ops import distributions, finite, policy_gradient, rows
 from m3po_jax.ops.minibatches import minibatches
 from m3po_jax.types import Metrics, Params
 
+_KINDS = ("clip", "kl", "none")
 _PENALTY_RANGE = (1e-3, 1e3)
 _MAX_BACKTRACKS = 10
 
@@ -71,7 +72,8 @@ def surrogate_loss(
         old: The policy that drew `u` (or that the advantage was importance-weighted to).
         u: Pre-tanh actions `[N, A]`; the tanh Jacobian cancels in the ratio.
         advantage: Advantages `[N]`.
-        weight: Sample weights `[N]`, 0 for samples to ignore.
+        weight: Sample weights `[N]`, 0 for samples to ignore: their advantages may be anything,
+            NaN included, but `u` and the Gaussians must be finite.
         action_mask: `[N, A]`.
         clip_epsilon: Clip range of the ratio; `None` leaves it unclipped.
         entropy_scale: Scale of the entropy of the pre-tanh Gaussian.
@@ -83,6 +85,8 @@ def surrogate_loss(
     log_ratio = distributions.log_prob(u, new.mean, new.std, action_mask) - distributions.log_prob(
         u, old.mean, old.std, action_mask
     )
+    # Cleared before it is used: a NaN would come back through 0 times it.
+    advantage = jnp.where(weight == 0.0, 0.0, advantage)
     objective = policy_gradient.clipped_surrogate(
         log_ratio, advantage, clip_epsilon=math.inf if clip_epsilon is None else clip_epsilon
     )
@@ -151,6 +155,8 @@ def trust_region_update(
 ) -> tuple[Params, TrustRegionState, Metrics]:
     """Runs the epochs of one policy update inside the trust region.
 
+    It holds a loop of unknown length, so it has no reverse-mode derivative.
+
     `clip` skips the remaining steps once the KL of a minibatch passes the bound; `kl` adds a
     penalty whose weight adapts between updates. Both end by measuring the KL on all data: if it
     passes the bound, the whole step is shortened until it does not. `none` does neither. A
@@ -172,8 +178,12 @@ def trust_region_update(
         `shortened` (1 if the step was shortened), `skipped` (steps left out as not finite).
 
     Raises:
+        ConfigError: `cfg.trust_region` is none of the three.
         ValueError: `N` is not a multiple of `cfg.minibatches`.
     """
+    if cfg.trust_region not in _KINDS:
+        hint = nearest(cfg.trust_region, _KINDS)
+        raise ConfigError(f"policy.trust_region = {cfg.trust_region!r} is no choice; {hint}")
     keys = jax.random.split(key, 3)
     batches = minibatches(
         data,

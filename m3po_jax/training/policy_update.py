@@ -19,6 +19,7 @@ from m3po_jax.training.rollout import exploration_values
 from m3po_jax.training.state import AgentState
 from m3po_jax.training.update import (
     STATISTICS_DECAY,
+    continues,
     encode_trajectory,
     flatten,
     model_free_value,
@@ -88,15 +89,7 @@ def imagined_policy_data(
     old = Gaussians(imagined.mean, imagined.std)
     weight = reach_probability(imagined.continuation)
     data = PolicyData(imagined.z, context, imagined.u, old, advantage, weight, old)
-    advantage = _combined_advantage(
-        networks,
-        agent,
-        data,
-        tasks,
-        jnp.ones_like(advantage),
-        beta=beta,
-        axis_name=axis_name,
-    )
+    advantage = _combined_advantage(networks, agent, data, tasks, beta=beta, axis_name=axis_name)
     return _flat(data._replace(advantage=advantage))
 
 
@@ -133,19 +126,18 @@ def real_policy_data(
     gae = jax.vmap(
         lambda *args: returns.gae(*args, lambda_=cfg.policy.lambda_), in_axes=1, out_axes=1
     )
-    continues = 1.0 - jnp.maximum(trajectory.termination, trajectory.truncation)
     advantage = gae(
         trajectory.reward,
         discount * (1.0 - trajectory.termination),
         value,
         next_value,
-        continues,
+        continues(trajectory),
     )
-    u, valid = trajectory.pre_tanh_action, trajectory.valid
+    u = trajectory.pre_tanh_action
     behaviour = Gaussians(trajectory.behaviour_mean, trajectory.behaviour_std)
-    data = PolicyData(z, context, u, old, advantage, valid, behaviour)
+    data = PolicyData(z, context, u, old, advantage, trajectory.valid, behaviour)
     advantage = _combined_advantage(
-        networks, agent, data, trajectory.task_id, valid, beta=beta, axis_name=axis_name
+        networks, agent, data, trajectory.task_id, beta=beta, axis_name=axis_name
     )
     log_weight = distributions.log_prob(u, mean, std, context.action_mask) - distributions.log_prob(
         u, behaviour.mean, behaviour.std, context.action_mask
@@ -275,16 +267,18 @@ def _combined_advantage(
     agent: AgentState,
     data: PolicyData,
     task_id: jax.Array,
-    valid: jax.Array,
     *,
     beta: jax.Array | None,
     axis_name: tuple[str, ...],
 ) -> jax.Array:
-    """Per-task normalised task advantage plus `beta * (Q_x(z, u) - Q_x(z, pi(z)))`."""
+    """Per-task normalised task advantage plus `beta * (Q_x(z, u) - Q_x(z, pi(z)))`.
+
+    Samples weigh as much in mean and deviation as they do in the loss.
+    """
     advantage = statistics.normalize_per_task(
         data.advantage,
         task_id,
-        valid,
+        data.weight,
         num_tasks=networks.world_model.num_tasks,
         axis_name=axis_name,
     )

@@ -124,12 +124,16 @@ def critic_update(
     """Fits V_mf to the lambda-returns of the fresh rollout (never to a bonus)."""
     context, z, z_next = encode_trajectory(networks, agent, trajectory)
     next_value = model_free_value(networks, agent, z_next, context.e)
-    continues = 1.0 - jnp.maximum(trajectory.termination, trajectory.truncation)
     target = jax.vmap(
         lambda *args: returns.lambda_return(*args, lambda_=cfg.critic.lambda_),
         in_axes=1,
         out_axes=1,
-    )(trajectory.reward, discount * (1.0 - trajectory.termination), next_value, continues)
+    )(
+        trajectory.reward,
+        discount * (1.0 - trajectory.termination),
+        next_value,
+        continues(trajectory),
+    )
 
     checks.check_finite("critic, lambda-returns", target)
 
@@ -188,7 +192,14 @@ def exploration_update(
     moments = finite.keep_finite(moments, agent.statistics.discrepancy)
     value = model_free_value(networks, agent, z, context.e)
     bonus = exploration.discrepancy_bonus(
-        q_mf, q_mb, value, task_id, moments, cfg=cfg.exploration, axis_name=axis_name
+        q_mf,
+        q_mb,
+        value,
+        task_id,
+        moments,
+        cfg=cfg.exploration,
+        valid=valid,
+        axis_name=axis_name,
     )
 
     next_mean, _ = model.policy(z_next, context)
@@ -236,6 +247,18 @@ def exploration_update(
         "exploration/discrepancy": mean_per_task(jnp.abs(q_mf - q_mb)),
     }
     return agent, metrics
+
+
+def continues(trajectory: Trajectory) -> jax.Array:
+    """What `ops.returns` calls `continue_t`, `[T, B]`: 0 where the next row must not count.
+
+    That is where the episode ended, and before a step whose physics failed: such a row holds
+    neither the reward nor the successor of its state, so the step before it bootstraps from the
+    value of its own successor, as at a truncation.
+    """
+    ended = jnp.maximum(trajectory.termination, trajectory.truncation)
+    next_valid = jnp.concatenate([trajectory.valid[1:], jnp.ones_like(trajectory.valid[:1])])
+    return (1.0 - ended) * next_valid
 
 
 def encode_trajectory(

@@ -17,6 +17,7 @@ class TaskContext(NamedTuple):
 
     e: jax.Array  # [..., E] task embedding
     action_mask: jax.Array  # [..., A]
+    can_terminate: jax.Array | None = None  # [..., 1] 0 or 1; None where it is alike for all tasks
 
 
 @flax.struct.dataclass
@@ -38,7 +39,7 @@ class WorldModelLatent:
     def next(
         self, z: jax.Array, u: jax.Array, context: TaskContext
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """See `LatentModel.next`."""
+        """See `LatentModel.next`; a task that cannot terminate continues for certain."""
         e, a = self._inputs(z, u, context)
         networks, params = self.networks, self.world_model
         z_next = networks.apply_model(params, "next_latent", z, a, e)
@@ -47,7 +48,11 @@ class WorldModelLatent:
         if not networks.world_model.has_termination:
             return z_next, reward, jnp.ones_like(reward)
         logit = networks.apply_model(params, "termination_logit", z, a, e)
-        return z_next, reward, jax.nn.sigmoid(-logit)
+        continuation = jax.nn.sigmoid(-logit)
+        if context.can_terminate is not None:
+            can_terminate = _broadcast(context.can_terminate, z)[..., 0]
+            continuation = jnp.where(can_terminate > 0.0, continuation, 1.0)
+        return z_next, reward, continuation
 
     def values(self, z: jax.Array, u: jax.Array, context: TaskContext) -> jax.Array:
         """Value by each head `[num_q, ...]`."""
@@ -96,7 +101,7 @@ def two_heads(q: Params, key: jax.Array) -> Params:
 def task_context(networks: Networks, world_model: Params, task_id: jax.Array) -> TaskContext:
     """Context of tasks `[...]`. No gradient reaches the embedding through it."""
     e = jax.lax.stop_gradient(networks.embed(world_model, task_id))
-    return TaskContext(e=e, action_mask=networks.action_mask(task_id))
+    return TaskContext(e, networks.action_mask(task_id), networks.can_terminate(task_id))
 
 
 def _broadcast(x: jax.Array, z: jax.Array) -> jax.Array:

@@ -1,3 +1,7 @@
+import pathlib
+import re
+import types
+
 import gymnasium
 import numpy as np
 import pytest
@@ -57,6 +61,32 @@ def test_each_episode_begins_with_a_new_plan(agent, mode, monkeypatch):
     first, empty = zip(*cold, strict=True)
     assert sum(first) >= 2
     assert first == empty
+
+
+def test_the_loop_of_the_how_to_begins_each_episode_once():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "howto" / "gymnasium.md").read_text()
+    loop = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[-1]
+    seen = []
+
+    class Told:
+        """Notes which observations are first ones, and which it was told are."""
+
+        def __init__(self, agent, task, envs, *, policy):
+            self._begins = np.ones(2, bool)
+
+        def __call__(self, observation):
+            seen.append([(observation == 0.0).all(1), self._begins])
+            self._begins = np.zeros(2, bool)
+            return np.full((2, 2), 10.0, np.float32)
+
+        def begin(self, where):
+            self._begins = self._begins | where
+
+    names = {"np": np, "agent": None, "m3po": types.SimpleNamespace(Driver=Told)}
+    exec(loop, {**names, "envs": vector(Counter(2), Counter(4))})
+    first, told = np.swapaxes(seen, 0, 1)
+    np.testing.assert_array_equal(first, told)
+    assert first.sum(0).min() > 2
 
 
 def test_actions_are_scaled_to_the_bounds(agent):

@@ -123,6 +123,12 @@ def test_termination_head_exists_where_some_task_terminates(params, inputs):
     assert "termination" not in jax.eval_shape(endless.init, jax.random.key(0)).world_model
 
 
+def test_which_tasks_can_terminate():
+    np.testing.assert_array_equal(NETWORKS.can_terminate(np.array([1, 0])), [[1.0], [0.0]])
+    for alike in (False, True):  # nothing to tell apart
+        assert build(alike, alike).can_terminate(np.array([1, 0])) is None
+
+
 def test_every_module_sees_the_task(params, inputs):
     z, a, e = inputs
     other = -e

@@ -86,10 +86,14 @@ def normalized(x, task_id, mask, **options):
 def pome(x, task_id, mask, **options):
     running = statistics.init_running_moments(K)
     cfg = ExplorationConfig(bonus="pome")
-    return discrepancy_bonus(x, 0.5 * x, mask, task_id, running, cfg=cfg, **options)
+    return discrepancy_bonus(x, 0.5 * x, mask, task_id, running, cfg=cfg, valid=mask, **options)
 
 
-@pytest.mark.parametrize("function", [normalized, pome])
+def weighted(x, task_id, mask, **options):
+    return normalized(x, task_id, 0.1 + 0.5 * mask, **options)
+
+
+@pytest.mark.parametrize("function", [normalized, pome, weighted])
 def test_samples_are_measured_against_all_samples(samples, function):
     np.testing.assert_allclose(
         join(spread(function, *samples)), function(*samples), rtol=1e-5, atol=1e-6

@@ -128,6 +128,32 @@ def test_normalizing_ignores_the_other_tasks():
     )
 
 
+def test_a_weight_counts_as_so_many_samples():
+    x, task_id, _ = batch(size=60)
+    x = np.nan_to_num(x)
+    times = np.random.default_rng(1).integers(0, 4, 60)
+    repeated = (np.repeat(x, times), np.repeat(task_id, times))
+    expected = per_task_moments(*repeated, np.ones(times.sum(), np.float32), num_tasks=3)
+    weight = times.astype(np.float32)
+    for scale in (1.0, 1e-3):  # a sum of weights below 1 is a sum as any other
+        mean, std, count = per_task_moments(x, task_id, np.float32(scale) * weight, num_tasks=3)
+        np.testing.assert_allclose(mean, expected[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(std, expected[1], rtol=1e-4)
+        np.testing.assert_allclose(count, scale * expected[2], rtol=1e-4)
+
+
+def test_samples_of_little_weight_hardly_move_the_others():
+    x, task_id, _ = batch(size=60)
+    x = np.nan_to_num(x)
+    weight = np.ones(60, np.float32)
+    weight[::2] = 1e-6
+    wild = np.where(weight < 1.0, 50.0 * x, x).astype(np.float32)
+    whole = normalize_per_task(wild, task_id, weight, num_tasks=3)
+    mask = (weight == 1.0).astype(np.float32)
+    alone = normalize_per_task(x, task_id, mask, num_tasks=3)
+    np.testing.assert_allclose(whole[1::2], alone[1::2], rtol=1e-2, atol=1e-2)
+
+
 def test_a_single_sample_normalizes_to_zero():
     normalized = normalize_per_task(floats(5.0), np.zeros(1, np.int32), floats(1.0), num_tasks=1)
     np.testing.assert_array_equal(normalized, 0.0)

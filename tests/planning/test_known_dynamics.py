@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from m3po_jax.config import PlannerConfig
 from m3po_jax.planning.known_dynamics import KnownDynamics, make_planner
@@ -48,3 +49,19 @@ def test_a_terminal_value_can_outweigh_the_rewards(key):
     model = KnownDynamics(step, action_size=2, terminal_value=lambda s: 100.0 * s[0])
     planner = make_planner(model, action_size=2, cfg=CFG)
     assert planner(jnp.zeros(2), jnp.zeros((2, 2)), key).action[0] > 0.95
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
+def test_it_avoids_what_its_model_cannot_predict(key, fault):
+    """The best place is to the right, where rewards are no numbers; the next best is here."""
+
+    def broken(state, action):
+        state = state + action
+        return state, jnp.where(state[0] > 0.2, fault, state[0])
+
+    planner = make_planner(KnownDynamics(broken, action_size=2), action_size=2, cfg=CFG)
+    decision = planner(jnp.zeros(2), jnp.zeros((2, 2)), key)
+    assert 0.0 < decision.action[0] <= 0.2
+    assert np.isfinite(decision.plan_mean).all()
+    # At most 0.2 now and, discounted, 0.2 again.
+    assert 0.2 < decision.value < 0.4

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3po_jax.config import PlannerConfig
+from m3po_jax.config import ConfigError, PlannerConfig
 from m3po_jax.planning.mppi import Plan, mppi_plan, predicted_return
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "mppi.json"
@@ -67,6 +67,36 @@ class Count:
 
     def value(self, z, u, context):
         return u[..., 0]
+
+    def policy(self, z, context):
+        return jnp.zeros_like(z), jnp.ones_like(z)
+
+
+class Hopeless(Move):
+    """Every reward is infinitely low."""
+
+    def next(self, z, u, world):
+        z, reward, continuation = super().next(z, u, world)
+        return z, reward - jnp.inf, continuation
+
+
+class Lost(Move):
+    """No state is a number after a step, and so neither are the actions of the policy there."""
+
+    def next(self, z, u, world):
+        z, reward, continuation = super().next(z, u, world)
+        return z + jnp.nan, reward, continuation
+
+
+class Door:
+    """Nothing pays; an action below zero ends the episode."""
+
+    def next(self, z, u, context):
+        continuation = (u[..., 0] >= 0.0).astype(jnp.float32)
+        return z, jnp.zeros(z.shape[:-1]), continuation
+
+    def value(self, z, u, context):
+        return jnp.zeros(z.shape[:-1])
 
     def policy(self, z, context):
         return jnp.zeros_like(z), jnp.ones_like(z)
@@ -235,11 +265,58 @@ def test_predicted_return_by_hand(key):
     np.testing.assert_allclose(
         returns, [15.0 + 0.4 * 26.0 + 0.16 * 803.0, 5.0 + 0.4 * 5.0 + 0.16 * 503.0], rtol=1e-6
     )
-    # The mean of 5 * 1 and 6 * 2.
-    np.testing.assert_allclose(exploration, [8.5, 0.0], rtol=1e-6)
+    # The mean of 5 * 1 and, reached with probability 1/2, 6 * 2.
+    np.testing.assert_allclose(exploration, [5.5, 0.0], rtol=1e-6)
     again, none = COMPILE(predict)()
     np.testing.assert_allclose(again, returns, rtol=1e-6)
     np.testing.assert_array_equal(none, [0.0, 0.0])
+
+
+def test_there_is_nothing_to_explore_behind_the_end_of_an_episode(key):
+    on_and_out = jnp.array([[[1.0], [1.0], [1.0], [1.0]], [[-1.0], [1.0], [1.0], [1.0]]])
+    returns, exploration = COMPILE(
+        lambda: predicted_return(
+            Door(), jnp.zeros(1), None, on_and_out, key,
+            discount=0.8, exploration_value=lambda z, u: jnp.ones(z.shape[:-1]),
+        )
+    )()  # fmt: skip
+    assert returns[0] == returns[1]
+    # All four steps, or the first alone.
+    np.testing.assert_allclose(exploration, [1.0, 0.25], rtol=1e-6)
+
+
+@pytest.mark.parametrize("explore", [True, False])
+@pytest.mark.parametrize("model", [Hopeless, Lost])
+def test_a_plan_is_finite_where_no_prediction_is(key, model, explore):
+    found = plan(key, model=model, explore=explore, cfg=config(iterations=1))
+    for name in ("u", "mean", "std", "plan_mean", "plan_std"):
+        assert np.isfinite(getattr(found, name)).all(), name
+    assert not np.isfinite(found.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"num_samples": 4, "num_elites": 2},
+            "planner.num_policy_samples = 8 must be at most planner.num_samples = 4",
+        ),
+        (
+            {"num_samples": 8, "num_elites": 9},
+            "planner.num_elites = 9 must be at most planner.num_samples = 8",
+        ),
+        ({"iterations": 0}, "planner.iterations = 0 must be at least 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(key, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(key, cfg=config(**changes))
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (3, 1), (3,)])
+def test_a_plan_of_another_shape_is_refused(key, shape):
+    with pytest.raises(ValueError, match=r"plan_mean is \[.*\] and must be \[3, 2\]"):
+        plan(key, plan_mean=np.zeros(shape, np.float32))
 
 
 def test_policy_samples_make_a_plan_no_worse_than_the_policy(key):

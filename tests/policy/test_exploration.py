@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3po_jax.config import ExplorationConfig
+from m3po_jax.config import ConfigError, ExplorationConfig
 from m3po_jax.ops.statistics import RunningMoments
 from m3po_jax.policy import exploration
 
@@ -91,6 +91,24 @@ def test_pome_of_a_task_without_samples_is_finite():
     only_first = np.zeros(5, np.int32)
     q_mf, zero = floats(3.0, 1.0, 0.5, 4.0, 9.0), np.zeros(5, np.float32)
     assert np.all(np.isfinite(bonus(q_mf, zero, zero, only_first, MOMENTS, cfg=POME)))
+
+
+def test_the_median_is_that_of_valid_transitions():
+    q_mf, zero = floats(1.0, 2.0, 4.0, 90.0, 95.0), np.zeros(5, np.float32)
+    one_task, value = np.zeros(5, np.int32), floats(9.0, 9.0, 9.0, 9.0, 9.0)
+    valid = floats(1.0, 1.0, 1.0, 0.0, 0.0)
+    actual = bonus(q_mf, zero, value, one_task, MOMENTS, cfg=POME, valid=valid)
+    alone = bonus(q_mf[:3], zero[:3], value[:3], one_task[:3], MOMENTS, cfg=POME)
+    # Median 2, and not 4: -1, 0, 2 over the deviation 0.5, clipped to 2.
+    np.testing.assert_allclose(actual[:3], [-2.0, 0.0, 2.0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(actual[:3], alone)
+
+
+@pytest.mark.parametrize("word", ["Discrepancy", "none"])
+def test_a_bonus_of_another_name_is_refused(word):
+    zero, cfg = np.zeros(5, np.float32), ExplorationConfig(bonus=word)
+    with pytest.raises(ConfigError, match=rf"exploration.bonus = '{word}' is no choice; .*discrep"):
+        exploration.discrepancy_bonus(zero, zero, zero, TASK_ID, MOMENTS, cfg=cfg)
 
 
 @pytest.mark.parametrize(

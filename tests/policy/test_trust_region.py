@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from m3po_jax.config import PolicyConfig
+from m3po_jax.config import ConfigError, PolicyConfig
 from m3po_jax.ops import distributions
 from m3po_jax.policy import trust_region
 from m3po_jax.policy.trust_region import Gaussians
@@ -193,11 +193,12 @@ def test_ratios_beyond_float32_stay_finite(clip_epsilon):
         assert np.isfinite(loss)
 
 
-def test_samples_of_weight_zero_do_not_count():
+@pytest.mark.parametrize("anything", [1e6, np.nan, np.inf])
+def test_samples_of_weight_zero_do_not_count(anything):
     weight = WEIGHT.copy()
     weight[5:9] = 0.0
     wild = ADVANTAGE.copy()
-    wild[5:9] = 1e6
+    wild[5:9] = anything
     loss = jax.jit(
         jax.value_and_grad(lambda p, a: surrogate(p, 0.2, weight=weight, advantage=a)[0])
     )
@@ -349,6 +350,14 @@ def test_minibatches_are_all_used():
     assert metrics["steps"] == 16.0
     with pytest.raises(ValueError, match="24 samples do not split into 5"):
         run("none", minibatches=5)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("KL", "did you mean kl"), ("off", "choose one of clip, kl, none")]
+)
+def test_a_trust_region_of_another_name_is_refused(word, hint):
+    with pytest.raises(ConfigError, match=f"policy.trust_region = '{word}' is no choice; {hint}"):
+        run(word)
 
 
 def test_kl_penalty_adapts_both_ways():

@@ -100,12 +100,18 @@ def test_actions_are_squashed_before_the_model_sees_them(networks, params, batch
 
 
 def test_continuation_is_one_minus_the_predicted_termination(networks, params, batched):
-    continuation = np.asarray(batched["next"][2])
+    continuation = np.asarray(batched["next"][2])[:, 1]
     assert np.all((continuation > 0.0) & (continuation < 1.0))
     a = np.tanh(U) * np.array([[1, 1, 0], [1, 1, 1]], np.float32)
     e = networks.embed(params.world_model, jnp.broadcast_to(TASK_ID, (3, 2)))
     logit = networks.apply_model(params.world_model, "termination_logit", Z, a, e)
-    np.testing.assert_allclose(continuation, 1.0 - 1.0 / (1.0 + np.exp(-logit)), rtol=1e-5)
+    expected = 1.0 - 1.0 / (1.0 + np.exp(-np.asarray(logit)))
+    np.testing.assert_allclose(continuation, expected[:, 1], rtol=1e-5)
+
+
+def test_a_task_that_cannot_terminate_continues_whatever_the_head_says(networks, params, batched):
+    np.testing.assert_array_equal(batched["next"][2][:, 0], 1.0)
+    assert networks.world_model.has_termination  # for the other task
 
 
 def test_continuation_is_one_without_a_termination_head(endless_networks, endless_params):

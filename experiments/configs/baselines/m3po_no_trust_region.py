@@ -1,4 +1,7 @@
-"""Ablation: the plain likelihood ratio, neither clipped nor stopped nor shortened."""
+"""Ablation: the plain likelihood ratio, neither clipped nor stopped nor shortened.
+
+The clip of the ratio belongs to policy.trust_region = "clip" and goes with it.
+"""
 
 import ml_collections
 
