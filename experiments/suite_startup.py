@@ -2,9 +2,11 @@
 
 Traces and compiles the environments' part of a run: the first states, one unroll with its pool of
 resets, under random actions, and what evaluation plays. Networks and planner are left out: they are
-the same for few tasks and many. Nothing is taken from a compilation cache. Seconds are CPU time of
-all cores, so they say nothing of how many there were, and other jobs disturb them little. `--only`
-measures the tasks of one body; a row is added to the CSV, which so holds several commits.
+the same for few tasks and many. Once with the physics of tasks of one body computed together, as a
+run has it, and once with each task by itself; the unrolls of both are then timed in turn. Nothing
+is taken from a compilation cache. Seconds are CPU time of all cores, so they say nothing of how
+many there were, and other jobs disturb them little. `--only` takes the tasks of one body. Two rows
+are added to the CSV, which so holds several commits.
 """
 
 import argparse
@@ -14,77 +16,112 @@ import importlib
 import os
 import pathlib
 import platform
-import resource
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "suite_startup.csv"
-NUM_UNROLLS, EPISODES = 5, 10
+ROUNDS, EPISODES = 9, 10
 
 
-def measure(tasks: Sequence[str], preset: Any) -> dict[str, Any]:
-    """The numbers of one row, for these tasks with the settings of a preset."""
+def measure(tasks: Sequence[str], preset: Any) -> list[dict[str, Any]]:
+    """The numbers of two rows, for these tasks with the settings of a preset."""
     import jax
+    import numpy as np
 
     from m3po_jax.config import from_config_dict
     from m3po_jax.envs import registry
 
     jax.config.update("jax_enable_compilation_cache", False)
     cfg = from_config_dict(preset)
-    env = registry.make(tasks, cfg.env)
-    key = jax.random.key(0)
-    traced, compiling, compiled = {}, {}, {}
-    for name, function, arguments in _programs(env, cfg.env.unroll_length):
-        lowered, traced[name] = _timed(functools.partial(jax.jit(function).lower, *arguments))
-        if name != "evaluation":
-            compiled[name], compiling[name] = _timed(lowered.compile)
-            times = f"traced {traced[name]:.1f} s, compiled {compiling[name]:.1f} s"
-            print(f"{name}: {times}", flush=True)
-    state = jax.block_until_ready(compiled["start"](key))
-    unrolls = []
-    for _ in range(NUM_UNROLLS):
-        (state, reward), took = _timed(functools.partial(compiled["unroll"], state, key))
-        unrolls.append(took)
-    return {
-        "tasks": len(tasks),
-        "environments": env.batch_size,
-        "start_trace_seconds": round(traced["start"], 1),
-        "start_compile_seconds": round(compiling["start"], 1),
-        "unroll_trace_seconds": round(traced["unroll"], 1),
-        "unroll_compile_seconds": round(compiling["unroll"], 1),
-        "evaluation_trace_seconds": round(traced["evaluation"], 1),
-        "agent_step_ms": round(1e3 * sorted(unrolls)[NUM_UNROLLS // 2] / cfg.env.unroll_length, 2),
-        "mean_reward": round(float(reward.mean()), 4),
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    length = cfg.env.unroll_length
+    kinds: dict[str, list[Sequence[str]]] = {
+        "together": [tasks],
+        "each task": [[task] for task in tasks],
     }
+    envs = {kind: [registry.make(g, cfg.env) for g in groups] for kind, groups in kinds.items()}
+    rows, unrolls, states = {}, {}, {}
+    for kind in kinds:
+        # Neither finds what tracing the other has left.
+        jax.clear_caches()
+        rows[kind], start, unrolls[kind] = _prepare(kind, envs[kind], length)
+        states[kind] = jax.block_until_ready(start(jax.random.key(0)))
+    steps: dict[str, list[float]] = {kind: [] for kind in kinds}
+    rewards = {}
+    for number in range(ROUNDS):
+        key = jax.random.key(number)
+        for kind in kinds:
+            call = functools.partial(unrolls[kind], states[kind], key)
+            (states[kind], rewards[kind]), took = _timed(call)
+            steps[kind].append(1e3 * took / length)
+    for kind, times in steps.items():
+        low, *_, high = sorted(times)
+        rows[kind] |= {
+            "agent_step_ms": round(statistics.median(times), 2),
+            "agent_step_ms_low": round(low, 2),
+            "agent_step_ms_high": round(high, 2),
+            "mean_reward": round(float(np.mean(np.concatenate(rewards[kind], axis=1))), 4),
+        }
+    return list(rows.values())
 
 
-def _programs(env: Any, unroll_length: int) -> list[tuple[str, Callable[..., Any], tuple]]:
+def _prepare(kind: str, envs: Sequence[Any], unroll_length: int) -> tuple[dict, Any, Any]:
+    """The first columns of a row, and the compiled start and unroll."""
+    import jax
+
+    row = {
+        "physics": kind,
+        "tasks": sum(len(env.specs) for env in envs),
+        "environments": sum(env.batch_size for env in envs),
+    }
+    compiled = {}
+    for name, function, arguments in _programs(envs, unroll_length):
+        lowered, traced = _timed(functools.partial(jax.jit(function).lower, *arguments))
+        row[f"{name}_trace_seconds"] = round(traced, 1)
+        if name != "evaluation":
+            compiled[name], took = _timed(lowered.compile)
+            row[f"{name}_compile_seconds"] = round(took, 1)
+    print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+    return row, compiled["start"], compiled["unroll"]
+
+
+def _programs(
+    envs: Sequence[Any], unroll_length: int
+) -> list[tuple[str, Callable[..., Any], tuple]]:
     """Name, function and arguments of what a run has of its environments."""
     import jax
 
-    def start(env: Any, key: jax.Array) -> Any:
-        return env.init(key, stagger=False)
+    def start(envs: Sequence[Any], key: jax.Array) -> Any:
+        return [env.init(key, stagger=False) for env in envs]
 
-    def unroll(env: Any, state: Any, key: jax.Array) -> Any:
-        pool = env.draw_resets(key)
+    def unroll(envs: Sequence[Any], states: Any, key: jax.Array) -> Any:
+        pools = [env.draw_resets(key) for env in envs]
+        largest = max(env.action_size for env in envs)
 
-        def step(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-            shape = (env.batch_size, env.action_size)
-            state, timestep = env.step(state, pool, jax.random.uniform(key, shape, minval=-1.0))
-            return state, timestep.reward
+        def act(env: Any, key: jax.Array) -> jax.Array:
+            # For each environment the same, however the tasks are grouped.
+            draw = functools.partial(jax.random.uniform, shape=(largest,), minval=-1.0)
+            return jax.vmap(draw)(env.env_keys(key))[:, : env.action_size]
 
-        return jax.lax.scan(step, state.with_new_pool(), jax.random.split(key, unroll_length))
+        def step(states: Any, key: jax.Array) -> tuple[Any, list[jax.Array]]:
+            stepped = [
+                env.step(state, pool, act(env, key))
+                for env, state, pool in zip(envs, states, pools, strict=True)
+            ]
+            return [state for state, _ in stepped], [timestep.reward for _, timestep in stepped]
 
-    def evaluation(env: Any, key: jax.Array) -> Any:
-        return unroll(env, start(env, key), key)
+        first = [state.with_new_pool() for state in states]
+        return jax.lax.scan(step, first, jax.random.split(key, unroll_length))
 
-    key, played = jax.random.key(0), env.resized(EPISODES)
-    state = jax.eval_shape(lambda k: start(env, k), key)
+    def evaluation(envs: Sequence[Any], key: jax.Array) -> Any:
+        return unroll(envs, start(envs, key), key)
+
+    key, played = jax.random.key(0), [env.resized(EPISODES) for env in envs]
+    states = jax.eval_shape(lambda k: start(envs, k), key)
     return [
-        ("start", lambda k: start(env, k), (key,)),
-        ("unroll", lambda s, k: unroll(env, s, k), (state, key)),
+        ("start", lambda k: start(envs, k), (key,)),
+        ("unroll", lambda s, k: unroll(envs, s, k), (states, key)),
         ("evaluation", lambda k: evaluation(played, k), (key,)),
     ]
 
@@ -120,7 +157,7 @@ def add_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measures one preset, or some of its tasks, and adds a row to the CSV."""
+    """Measures one preset, or some of its tasks, and adds two rows to the CSV."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="dmc25", help="a module of experiments/configs")
     parser.add_argument("--only", default="", help="only tasks whose name contains this")
@@ -129,7 +166,8 @@ def main() -> None:
     preset = importlib.import_module(f"experiments.configs.{arguments.preset}").get_config()
     tasks = [name for name in preset.tasks if arguments.only in name]
     chosen = {"preset": arguments.preset, "only": arguments.only}
-    add_row(arguments.out, {**chosen, **measure(tasks, preset), **circumstances()})
+    for row in measure(tasks, preset):
+        add_row(arguments.out, {**chosen, **row, **circumstances()})
 
 
 if __name__ == "__main__":
