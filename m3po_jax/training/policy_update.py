@@ -89,7 +89,11 @@ def imagined_policy_data(
     old = Gaussians(imagined.mean, imagined.std)
     weight = reach_probability(imagined.continuation)
     data = PolicyData(imagined.z, context, imagined.u, old, advantage, weight, old)
-    advantage = _combined_advantage(networks, agent, data, tasks, beta=beta, axis_name=axis_name)
+    # Without termination the weights are 1: a constant, that nothing need be multiplied with.
+    counts = weight if networks.world_model.has_termination else jnp.ones_like(weight)
+    advantage = _combined_advantage(
+        networks, agent, data, tasks, counts, beta=beta, axis_name=axis_name
+    )
     return _flat(data._replace(advantage=advantage))
 
 
@@ -137,7 +141,7 @@ def real_policy_data(
     behaviour = Gaussians(trajectory.behaviour_mean, trajectory.behaviour_std)
     data = PolicyData(z, context, u, old, advantage, trajectory.valid, behaviour)
     advantage = _combined_advantage(
-        networks, agent, data, trajectory.task_id, beta=beta, axis_name=axis_name
+        networks, agent, data, trajectory.task_id, data.weight, beta=beta, axis_name=axis_name
     )
     log_weight = distributions.log_prob(u, mean, std, context.action_mask) - distributions.log_prob(
         u, behaviour.mean, behaviour.std, context.action_mask
@@ -267,18 +271,19 @@ def _combined_advantage(
     agent: AgentState,
     data: PolicyData,
     task_id: jax.Array,
+    weight: jax.Array,
     *,
     beta: jax.Array | None,
     axis_name: tuple[str, ...],
 ) -> jax.Array:
     """Per-task normalised task advantage plus `beta * (Q_x(z, u) - Q_x(z, pi(z)))`.
 
-    Samples weigh as much in mean and deviation as they do in the loss.
+    In mean and deviation samples have the `weight` that they have in the loss.
     """
     advantage = statistics.normalize_per_task(
         data.advantage,
         task_id,
-        data.weight,
+        weight,
         num_tasks=networks.world_model.num_tasks,
         axis_name=axis_name,
     )

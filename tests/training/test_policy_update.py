@@ -16,7 +16,7 @@ from m3po_jax.world_model.latent import TaskContext
 
 NETWORKS = types.SimpleNamespace(
     action_size=1,
-    world_model=types.SimpleNamespace(num_tasks=1),
+    world_model=types.SimpleNamespace(num_tasks=1, has_termination=True),
     policy=lambda params, z, e, mask: (jnp.zeros((*z.shape[:-1], 1)), jnp.ones((*z.shape[:-1], 1))),
 )
 AGENT = types.SimpleNamespace(params=types.SimpleNamespace(world_model=None, policy=None))
