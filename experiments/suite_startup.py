@@ -139,10 +139,10 @@ def circumstances() -> dict[str, str]:
     """Which code ran where."""
     import jax
 
-    from m3po_jax.training import workdir
+    from m3po_jax.training import run_record
 
     hardware = f"{len(os.sched_getaffinity(0))} CPU cores, {platform.machine()}"
-    return {"commit": workdir.commit() or "", "jax": jax.__version__, "hardware": hardware}
+    return {"commit": run_record.commit() or "", "jax": jax.__version__, "hardware": hardware}
 
 
 def add_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:

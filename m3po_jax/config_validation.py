@@ -178,8 +178,8 @@ def validate(config: Config) -> None:
             if not (math.isfinite(values[key]) and holds(values[key])):
                 raise _error(key, values[key], f"must be {text}")
     load = task_load(config)
-    for name in config.tasks:
-        registry.check_available(registry.parse_task(name))
+    for request in registry.parse_tasks(config.tasks):
+        registry.check_available(request)
     _check_frozen(config)
     _check_network(config)
     _check_planner(config)

@@ -26,8 +26,7 @@ def main() -> None:
     """Checks the workdir before the slow imports, then evaluates and prints."""
     config = workdir.read_config(FLAGS.workdir)
     validate(config)
-    if not workdir.has_checkpoint(FLAGS.workdir):
-        raise workdir.WorkdirError(f"{FLAGS.workdir} has no checkpoint yet; train longer first")
+    workdir.require_checkpoint(FLAGS.workdir)
     command_line.use_compile_cache()
     from m3po_jax.training import metrics
     from m3po_jax.training.evaluator import evaluate_workdir

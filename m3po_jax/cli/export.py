@@ -20,8 +20,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
     """Checks the workdir before the slow imports, then exports and lists the files."""
     workdir.read_config(FLAGS.workdir)
-    if not workdir.has_checkpoint(FLAGS.workdir):
-        raise workdir.WorkdirError(f"{FLAGS.workdir} has no checkpoint yet; train longer first")
+    workdir.require_checkpoint(FLAGS.workdir)
     command_line.use_compile_cache()
     from m3po_jax.deploy import agent, export
 

@@ -15,6 +15,7 @@ from absl import flags
 from m3po_jax.cli import command_line
 from m3po_jax.config_validation import validate
 from m3po_jax.training import workdir
+from m3po_jax.training.run_record import WorkdirError
 
 FLAGS = flags.FLAGS
 
@@ -27,9 +28,9 @@ def main() -> None:
     config = workdir.read_config(folder)
     validate(config)
     if not workdir.has_checkpoint(folder):
-        raise workdir.WorkdirError(f"{folder} holds no state to replay")
+        raise WorkdirError(f"{folder} holds no state to replay")
     if folder is given and workdir.holds_metrics(folder):
-        raise workdir.WorkdirError(
+        raise WorkdirError(
             f"{folder} is a run without a bundle ({workdir.FAULT_FOLDER}/): no fault stopped it"
         )
     command_line.use_compile_cache()

@@ -30,6 +30,14 @@ class CheckpointError(UserError):
     """A checkpoint cannot be written or read; the text names it and says what to do."""
 
 
+def lost_checkpoints(workdir: str | os.PathLike[str]) -> CheckpointError:
+    """What to raise for a run that has metrics, and of which no checkpoint is left."""
+    return CheckpointError(
+        f"{workdir} holds metrics of a run but no checkpoint, which every run has from its start: "
+        "put the folder checkpoints back, or start anew with --overwrite"
+    )
+
+
 class Checkpointer:
     """Saves and restores the whole training state in `WORKDIR/checkpoints/STEP`.
 

@@ -12,8 +12,9 @@ import numpy as np
 from m3po_jax.config import UserError
 from m3po_jax.training import processes
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.run_record import CONFIG_FILE, write_atomically
 from m3po_jax.training.train_step import SKIPPED
-from m3po_jax.training.workdir import CONFIG_FILE, FAULT_FOLDER, write_atomically
+from m3po_jax.training.workdir import FAULT_FOLDER
 
 FAULT_METRICS_FILE = "metrics.json"
 

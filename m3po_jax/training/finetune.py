@@ -2,13 +2,12 @@
 
 import os
 from functools import partial
-from typing import Any
 
 import jax
 
 from m3po_jax.config import Config
 from m3po_jax.training import sharding, stored_agent, transfer, workdir
-from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.checkpoint import Checkpointer, lost_checkpoints
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import Experiment, make_experiment
@@ -60,10 +59,7 @@ def _refuse_lost(folder: str | os.PathLike[str]) -> None:
     """A first evaluation without a checkpoint is that of a start that was cut short."""
     learned = any(record["env_steps"] > 0 for record in read_evaluations(folder))
     if learned or workdir.has_begun(folder):
-        raise CheckpointError(
-            f"{folder} holds metrics of a run but no checkpoint, which every run has from its "
-            "start: put the folder checkpoints back, or start anew with --overwrite"
-        )
+        raise lost_checkpoints(folder)
 
 
 def _first_state(
@@ -104,7 +100,6 @@ def _evaluate(
     cfg = new.config.train
     evaluator = Evaluator(new, episodes=cfg.eval_episodes)
     result = evaluator(state.agent, policy=cfg.eval_policy, seed=new.config.seed)
-    position: dict[str, Any] = {"env_steps": 0, "env_steps_per_task": 0.0, "wall_seconds": 0.0}
     with MetricsWriter(folder) as writer:
         writer.truncate_after(-1)
-        writer.write_evaluation({**position, **result, "embedding_sources": sources})
+        writer.write_evaluation({**new.position(0, 0.0), **result, "embedding_sources": sources})

@@ -70,8 +70,7 @@ def startable_config(
         begun = workdir.read_config(folder).network.embedding_size
         return _with_embedding_size(config, begun)
     config = adapted_config(config, workdir.read_config(source), origin)
-    if not workdir.has_checkpoint(source):
-        raise workdir.WorkdirError(f"{source} has no checkpoint yet; train longer first")
+    workdir.require_checkpoint(source)
     return config
 
 

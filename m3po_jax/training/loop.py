@@ -14,7 +14,7 @@ import numpy as np
 from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
 from m3po_jax.ops import checks
 from m3po_jax.training import model_error, processes, sharding
-from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.training.checkpoint import Checkpointer, lost_checkpoints
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import Experiment, description, make_experiment
@@ -114,10 +114,7 @@ class _Run:
         restored = checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:
             if holds_metrics(workdir):
-                raise CheckpointError(
-                    f"{workdir} holds metrics of a run but no checkpoint, which every run has from "
-                    "its start: put the folder checkpoints back, or start anew with --overwrite"
-                )
+                raise lost_checkpoints(workdir)
             # One program: eager resets would compile each operation of the simulators alone. The
             # seed is an argument, so that all seeds share the compiled program.
             key = jax.random.key(config.seed)

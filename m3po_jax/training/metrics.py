@@ -11,12 +11,8 @@ from typing import Any, Protocol, TextIO
 
 from m3po_jax.config import UserError
 from m3po_jax.envs import scores
-from m3po_jax.training.workdir import (
-    EVALUATION_FILE,
-    METRICS_FILE,
-    SAVED_EVALUATION_FILE,
-    write_atomically,
-)
+from m3po_jax.training.run_record import write_atomically
+from m3po_jax.training.workdir import EVALUATION_FILE, METRICS_FILE, SAVED_EVALUATION_FILE
 
 STEP = "env_steps"
 

@@ -8,8 +8,9 @@ import pytest
 
 import m3po_jax
 from m3po_jax.config import Config, TrainConfig
-from m3po_jax.training import workdir
-from m3po_jax.training.workdir import WorkdirError, open_workdir, read_config
+from m3po_jax.training import run_record, workdir
+from m3po_jax.training.run_record import WorkdirError
+from m3po_jax.training.workdir import open_workdir, read_config
 
 CONFIG = Config(tasks=("toy/PointReachA", "toy/PointReachB"))
 
@@ -91,7 +92,7 @@ def test_more_steps_and_another_cadence_may_resume_and_are_noted(tmp_path):
 
 def test_other_libraries_are_noted(tmp_path, monkeypatch):
     begin(tmp_path)
-    monkeypatch.setattr(workdir, "versions", lambda: {"m3po_jax": "9", "jax": "9"})
+    monkeypatch.setattr(run_record, "versions", lambda: {"m3po_jax": "9", "jax": "9"})
     start(tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())
     assert record["versions"] == {"m3po_jax": "9", "jax": "9"}
@@ -121,7 +122,7 @@ def test_what_defines_the_learning_is_refused(tmp_path, name):
 
 
 def test_only_budget_and_reporting_may_change():
-    changeable = {key.removeprefix("train.") for key in workdir.CHANGEABLE}
+    changeable = {key.removeprefix("train.") for key in run_record.CHANGEABLE}
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     assert names - changeable == {
         "random_env_steps",
@@ -322,7 +323,7 @@ def test_has_checkpoint(tmp_path):
 
 def test_atomic_writing_leaves_one_file(tmp_path):
     file = tmp_path / "a.txt"
-    workdir.write_atomically(file, "old")
-    workdir.write_atomically(file, "new")
+    run_record.write_atomically(file, "old")
+    run_record.write_atomically(file, "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert file.read_text() == "new"
