@@ -1,4 +1,4 @@
-"""What mkdocs builds from the code: settings, tasks, the README's results, the notebook, formulas.
+"""What mkdocs builds from the code: settings, tasks, commands, the notebook, formulas.
 
 A page asks for generated text with a line `<!-- generated: NAME -->`, NAME a key of `GENERATED`.
 """
@@ -104,20 +104,10 @@ def commands() -> str:
     return "\n\n".join(parts)
 
 
-def readme_results() -> str:
-    """The README's measured results; their links lead out of the site, their figures do not."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split("<!-- results: begin.")[1].split("-->", 1)[1]
-    section = section.split("<!-- results: end -->")[0]
-    section = section.replace("](docs/figures/", "](figures/")
-    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)]+)\)", r"\1 (`\2`)", section).strip()
-
-
 GENERATED: dict[str, Callable[[], str]] = {
     "settings": settings,
     "tasks": tasks,
     "commands": commands,
-    "readme-results": readme_results,
 }
 
 

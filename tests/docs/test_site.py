@@ -53,14 +53,6 @@ def test_every_command_is_listed_with_its_flags(hooks):
     assert "--workdir=DIR" in page
 
 
-def test_the_results_are_the_readmes_and_link_nowhere_into_the_clone(hooks):
-    text = hooks.readme_results()
-    assert "| **M3PO, planner**" in text
-    assert not re.findall(r"\]\((?!https?:|figures/)", text)
-    figures = re.findall(r"!\[[^\]]+\]\((figures/[^)]+)\)", text)
-    assert figures and all((ROOT / "docs" / figure).exists() for figure in figures)
-
-
 def test_formulas_are_drawn(hooks):
     page = r'<p>a <span class="arithmatex">\(x &lt; \hat r_t\)</span></p>'
     drawn = hooks.on_page_content(page)
