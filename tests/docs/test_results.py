@@ -31,6 +31,13 @@ def test_estimates_with_intervals_are_those_of_the_summaries(page, least):
     assert quoted <= set(_quotable())
 
 
+def test_the_tables_of_the_readme_stand_on_the_page():
+    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
+    rows = re.findall(r"^\|.*$", readme.split("<!-- results: ")[1], re.MULTILINE)
+    assert len(rows) >= 10
+    assert set(rows) <= set(page.splitlines())
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_and_figures_of_results_are_there(page):
     text = (ROOT / page).read_text(encoding="utf-8")
