@@ -386,6 +386,11 @@ def resolve_network(cfg: NetworkConfig, num_tasks: int) -> NetworkConfig:
     )
 
 
+def setting_error(key: str, value: Any, text: str) -> ConfigError:
+    """What to raise for a setting: names it and its value, and goes on with `text`."""
+    return ConfigError(f"config.{key} = {value!r} {text}")
+
+
 def nearest(value: str, choices: Iterable[str]) -> str:
     """Returns 'did you mean ...?' or, where nothing is near, 'choose one of ...'."""
     choices = tuple(choices)
@@ -467,7 +472,7 @@ def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> Conf
 
 def _build(kind: Any, tree: Any, prefix: str) -> Any:
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"config.{prefix[:-1]} = {tree!r} must be a group of settings")
+        raise setting_error(prefix[:-1], tree, "must be a group of settings")
     names = [field.name for field in dataclasses.fields(kind)]
     for key in tree:
         if key not in names:
@@ -492,15 +497,15 @@ def _cast(value: Any, default: Any, key: str) -> Any:
     if isinstance(default, tuple):
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise ConfigError(
-            f"config.{key} = {value!r} must be a tuple of names, as ('toy/A', 'toy/B')"
-        )
+        raise setting_error(key, value, "must be a tuple of names, as ('toy/A', 'toy/B')")
     kind = type(default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is kind:
         return value
-    raise ConfigError(
-        f"config.{key} = {value!r} is of type {type(value).__name__} and must be "
-        f"{kind.__name__}, as the default {default!r}"
+    raise setting_error(
+        key,
+        value,
+        f"is of type {type(value).__name__} and must be {kind.__name__}, "
+        f"as the default {default!r}",
     )

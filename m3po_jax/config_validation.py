@@ -5,9 +5,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from m3po_jax.config import PARTS, Config, ConfigError, flatten, nearest, resolve_network
+from m3po_jax.config import (
+    PARTS,
+    Config,
+    ConfigError,
+    flatten,
+    nearest,
+    resolve_network,
+    setting_error,
+)
+from m3po_jax.config_load import Load, device_conflict, nearest_divisor, policy_samples, task_load
 from m3po_jax.envs import registry
-from m3po_jax.envs.placement import place_tasks
 
 CHOICES = {
     "network.encoder": ("latent", "observation"),
@@ -133,27 +141,10 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Load:
-    """What a config collects, computed from its task names alone.
-
-    Attributes:
-        num_envs: Environments of each task.
-        replay_round: Windows of a batch in which each task comes as often as its weight says.
-        transitions: Agent steps of one unroll over all environments.
-        env_steps: Simulator steps of one unroll, action repeats counted.
-    """
-
-    num_envs: tuple[int, ...]
-    replay_round: int
-    transitions: int
-    env_steps: int
-
-
 def _check_frozen(config: Config) -> None:
     for part in config.train.frozen:
         if part not in PARTS:
-            raise _error(
+            raise setting_error(
                 "train.frozen",
                 config.train.frozen,
                 f"names no part {part!r}; {nearest(part, PARTS)}",
@@ -172,11 +163,11 @@ def validate(config: Config) -> None:
     values = flatten(dataclasses.asdict(config))
     for key, choices in CHOICES.items():
         if values[key] not in choices:
-            raise _error(key, values[key], f"is no choice; {nearest(values[key], choices)}")
+            raise setting_error(key, values[key], f"is no choice; {nearest(values[key], choices)}")
     for text, holds, keys in RULES:
         for key in keys:
             if not (math.isfinite(values[key]) and holds(values[key])):
-                raise _error(key, values[key], f"must be {text}")
+                raise setting_error(key, values[key], f"must be {text}")
     load = task_load(config)
     for request in registry.parse_tasks(config.tasks):
         registry.check_available(request)
@@ -187,114 +178,14 @@ def validate(config: Config) -> None:
     _check_encoder(config)
     if config.has_model:
         _check_model_data(config, load)
-    _check_minibatches("policy.minibatches", config.policy.minibatches, _samples(config, load))
+    _check_minibatches(
+        "policy.minibatches", config.policy.minibatches, policy_samples(config, load)
+    )
     _check_minibatches("critic.minibatches", config.critic.minibatches, load.transitions)
     _check_budget(config, load)
     conflict = device_conflict(config, config.train.num_devices or config.train.fsdp_devices)
     if conflict:
         raise ConfigError(conflict)
-
-
-def device_conflict(config: Config, num_devices: int) -> str | None:
-    """What keeps environments or batches from splitting evenly over the devices, or None.
-
-    Each device holds as many environments of every task, and draws as many windows of it, as every
-    other one. With `by_task` it also steps as many environments as every other one.
-    """
-    if num_devices % config.train.fsdp_devices:
-        return (
-            f"config.train.fsdp_devices = {config.train.fsdp_devices} does not divide "
-            f"{num_devices} devices (train.num_devices); "
-            f"nearest: {_nearest_divisor(num_devices, config.train.fsdp_devices)}"
-        )
-    if num_devices < 2:
-        return None
-    load = task_load(config)
-    for name, count in zip(config.tasks, load.num_envs, strict=True):
-        if count % num_devices:
-            return (
-                f"{name} has {count} environments (env.num_envs or its option num_envs), which do "
-                f"not split over {num_devices} devices (train.num_devices); "
-                f"nearest: {_nearest_multiple(count, num_devices)}"
-            )
-    size, unit = config.world_model.batch_size, load.replay_round * num_devices
-    if config.has_model and size % unit:
-        return (
-            f"config.world_model.batch_size = {size} does not split over {len(config.tasks)} tasks "
-            f"(replay_weight {load.replay_round} in all) on {num_devices} devices "
-            "(train.num_devices); "
-            f"nearest: {_nearest_multiple(size, unit)}"
-        )
-    samples = {"policy": _samples(config, load), "critic": load.transitions}
-    for part, number in samples.items():
-        minibatches, each = getattr(config, part).minibatches, number // num_devices
-        if each % minibatches:
-            return (
-                f"config.{part}.minibatches = {minibatches} minibatches do not divide the {each} "
-                f"samples of each of {num_devices} devices (train.num_devices); "
-                f"nearest: {_nearest_divisor(each, minibatches)}"
-            )
-    return _placement_conflict(config, load, num_devices)
-
-
-def _placement_conflict(config: Config, load: Load, num_devices: int) -> str | None:
-    """What keeps each device from stepping whole tasks, equally many environments in all."""
-    num_tasks, placement = len(config.tasks), config.train.task_placement
-    if placement != "by_task":
-        return None
-    problem = f"config.train.task_placement = {placement!r} does not work on {num_devices} devices"
-    if num_tasks < num_devices:
-        return (
-            f"{problem} (train.num_devices): there are only {num_tasks} tasks and each goes to one "
-            f"device; use at most {num_tasks} devices, or 'replicated'"
-        )
-    if place_tasks(load.num_envs, (1.0,) * num_tasks, num_devices) is None:
-        counts = ", ".join(
-            f"{name}: {n}" for name, n in zip(config.tasks, load.num_envs, strict=True)
-        )
-        return (
-            f"{problem} (train.num_devices): the tasks' environments ({counts}) do not come out "
-            "equal on them; give every task as many (env.num_envs, and no option num_envs) and use "
-            f"a number of devices that divides {num_tasks}, or set 'replicated'"
-        )
-    return None
-
-
-def most_devices(config: Config, available: int) -> int:
-    """The most of the available devices that environments and batches split over evenly."""
-    counts = range(available, 0, -1)
-    return next(n for n in counts if device_conflict(config, n) is None)
-
-
-def task_load(config: Config) -> Load:
-    """Returns what one unroll of the config's tasks collects.
-
-    Raises:
-        ConfigError: No task, an unknown one, one named twice, or an option that it lacks.
-    """
-    if not config.tasks:
-        raise _error(
-            "tasks", config.tasks, "names no task; give at least one, as ('toy/PointReachA',)"
-        )
-    num_envs, repeats, weights, seen = [], [], [], set()
-    for index, name in enumerate(config.tasks):
-        try:
-            request = registry.parse_task(name)
-        except ValueError as error:
-            raise ConfigError(f"config.tasks[{index}] = {name!r}: {error}") from error
-        if request.name in seen:
-            raise _error(f"tasks[{index}]", name, "comes twice; name each environment once")
-        seen.add(request.name)
-        num_envs.append(int(request.options.get("num_envs", config.env.num_envs)))
-        weights.append(int(request.options.get("replay_weight", 1)))
-        repeats.append(int(request.options.get("action_repeat", config.env.action_repeat)))
-    length = config.env.unroll_length
-    env_steps = length * sum(n * repeat for n, repeat in zip(num_envs, repeats, strict=True))
-    return Load(tuple(num_envs), sum(weights), length * sum(num_envs), env_steps)
-
-
-def _error(key: str, value: Any, text: str) -> ConfigError:
-    return ConfigError(f"config.{key} = {value!r} {text}")
 
 
 def _check_network(config: Config) -> None:
@@ -303,16 +194,18 @@ def _check_network(config: Config) -> None:
     if network.latent_size % group:
         lower = network.latent_size // group * group
         choices = " or ".join(str(size) for size in (lower, lower + group) if size)
-        raise _error(
+        raise setting_error(
             "network.latent_size",
             network.latent_size,
             f"is no multiple of network.simplex_size = {group}; nearest: {choices}",
         )
     if network.num_q < 2:
-        raise _error("network.num_q", network.num_q, "must be at least 2 (or 0: from network.size)")
+        raise setting_error(
+            "network.num_q", network.num_q, "must be at least 2 (or 0: from network.size)"
+        )
     for low, high in (("support_low", "support_high"), ("log_std_min", "log_std_max")):
         if getattr(network, low) >= getattr(network, high):
-            raise _error(
+            raise setting_error(
                 f"network.{low}",
                 getattr(network, low),
                 f"must be below network.{high} = {getattr(network, high)!r}",
@@ -323,13 +216,13 @@ def _check_planner(config: Config) -> None:
     planner = config.planner
     for name in ("num_elites", "num_policy_samples"):
         if getattr(planner, name) > planner.num_samples:
-            raise _error(
+            raise setting_error(
                 f"planner.{name}",
                 getattr(planner, name),
                 f"must be at most planner.num_samples = {planner.num_samples}",
             )
     if planner.min_std > planner.max_std:
-        raise _error(
+        raise setting_error(
             "planner.min_std",
             planner.min_std,
             f"must be at most planner.max_std = {planner.max_std}",
@@ -339,7 +232,7 @@ def _check_planner(config: Config) -> None:
 def _check_policy(config: Config) -> None:
     policy = config.policy
     if policy.planner_kl_scale and not config.learns_from_real:
-        raise _error(
+        raise setting_error(
             "policy.planner_kl_scale",
             policy.planner_kl_scale,
             "acts only with policy.objective = 'likelihood_ratio' and policy.data = 'real'; "
@@ -364,7 +257,7 @@ def _check_encoder(config: Config) -> None:
     values = flatten(dataclasses.asdict(config))
     if config.has_model:
         if config.train.updates_per_transition == 0:
-            raise _error(
+            raise setting_error(
                 "train.updates_per_transition",
                 config.train.updates_per_transition,
                 "never trains the world model; give more, or network.encoder = 'observation'",
@@ -372,7 +265,7 @@ def _check_encoder(config: Config) -> None:
         return
     for key, holds, remedy in _MODEL_FREE:
         if not holds(values[key]):
-            raise _error(
+            raise setting_error(
                 key,
                 values[key],
                 f"needs a world model and network.encoder = 'observation' has none; set {remedy} "
@@ -385,21 +278,21 @@ def _check_model_data(config: Config, load: Load) -> None:
     for part in ("world_model", "planner"):
         horizon = getattr(config, part).horizon
         if horizon > unroll:
-            raise _error(
+            raise setting_error(
                 f"{part}.horizon",
                 horizon,
                 f"is over env.unroll_length = {unroll}; give at most {unroll}, or longer unrolls",
             )
     batch_size = config.world_model.batch_size
     if batch_size < load.replay_round:
-        raise _error(
+        raise setting_error(
             "world_model.batch_size",
             batch_size,
             f"leaves out some of {len(config.tasks)} tasks (replay_weight {load.replay_round} in "
             f"all); give at least {load.replay_round}",
         )
     if config.replay.capacity < load.transitions:
-        raise _error(
+        raise setting_error(
             "replay.capacity",
             config.replay.capacity,
             f"does not hold one unroll ({unroll} steps of {sum(load.num_envs)} environments); "
@@ -407,44 +300,28 @@ def _check_model_data(config: Config, load: Load) -> None:
         )
 
 
-def _samples(config: Config, load: Load) -> int:
-    """Samples of one policy update."""
-    if config.learns_from_real:
-        return load.transitions
-    if config.policy.objective == "likelihood_ratio":
-        return config.world_model.batch_size * config.policy.imagined_horizon
-    return config.world_model.batch_size * (config.world_model.horizon + 1)
-
-
 def _check_minibatches(key: str, minibatches: int, data: int) -> None:
     if data % minibatches == 0:
         return
-    closest = _nearest_divisor(data, minibatches)
+    closest = nearest_divisor(data, minibatches)
     trouble = "are more than" if minibatches > data else "do not divide"
-    raise _error(key, minibatches, f"minibatches {trouble} the {data} samples; nearest: {closest}")
-
-
-def _nearest_divisor(number: int, wanted: int) -> int:
-    divisors = [n for n in range(1, number + 1) if number % n == 0]
-    return min(divisors, key=lambda n: abs(n - wanted))
-
-
-def _nearest_multiple(number: int, unit: int) -> int:
-    return max(round(number / unit), 1) * unit
+    raise setting_error(
+        key, minibatches, f"minibatches {trouble} the {data} samples; nearest: {closest}"
+    )
 
 
 def _check_budget(config: Config, load: Load) -> None:
     train = config.train
     window = load.env_steps // config.env.unroll_length * config.world_model.horizon
     if config.has_model and train.random_env_steps < window:
-        raise _error(
+        raise setting_error(
             "train.random_env_steps",
             train.random_env_steps,
             f"does not fill one window of {config.world_model.horizon} agent steps in "
             f"{sum(load.num_envs)} environments; give at least {window}",
         )
     if train.total_env_steps <= train.random_env_steps:
-        raise _error(
+        raise setting_error(
             "train.total_env_steps",
             train.total_env_steps,
             f"ends before learning begins: give more than train.random_env_steps = "

@@ -19,7 +19,8 @@ MODELS = BASE | {"ops", "networks"}
 ARROWS = {
     "types": set(),
     "config": set(),
-    "config_validation": {"config", "envs"},
+    "config_load": {"config", "envs"},
+    "config_validation": {"config", "config_load", "envs"},
     "ops": set(),
     "networks": BASE | {"ops"},
     "world_model": MODELS,
@@ -27,8 +28,7 @@ ARROWS = {
     "policy": MODELS | {"world_model"},
     "replay": {"types", "ops"},
     "envs": BASE,
-    "training": MODELS
-    | {"world_model", "planning", "policy", "replay", "envs", "config_validation"},
+    "training": MODELS | {"world_model", "planning", "policy", "replay", "envs", "config_load"},
     "report": {"config", "envs", "training"},
 }
 ARROWS["deploy"] = {*ARROWS["training"], "training"}

@@ -13,7 +13,7 @@ from experiments.configs.baselines import m3po, ppo, tdmpc2
 from experiments.peers import sizes, turns
 from m3po_jax.config import Config, from_config_dict
 from m3po_jax.networks.factory import make_networks
-from m3po_jax.training import rollout, sharding, state, train_step
+from m3po_jax.training import replay_updates, rollout, sharding, state
 from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import TaskSpec, Window
 
@@ -73,7 +73,7 @@ def model_programs(cfg: Config) -> dict[str, Callable[[], Any]]:
     keys = jax.random.split(jax.random.key(1), 4)
     window = _window(keys[:2])
     once = jax.jit(
-        lambda agent, key: train_step.update_from_windows(
+        lambda agent, key: replay_updates.update_from_windows(
             agent, window, jax.random.split(key, 3), parts=parts, beta=beta
         ),
         donate_argnums=0,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from m3po_jax.replay import buffer
-from m3po_jax.training import rollout, train_step, update
+from m3po_jax.training import replay_updates, rollout, train_step, update
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.experiment import Experiment
 from m3po_jax.training.state import TrainState
@@ -156,7 +156,7 @@ def _replay_write(experiment: Experiment) -> Part:
 
 
 def _replay_sample(experiment: Experiment) -> Part:
-    sample = functools.partial(train_step.sample_windows, parts=experiment.parts)
+    sample = functools.partial(replay_updates.sample_windows, parts=experiment.parts)
     return Part(
         "replay_sample",
         updates_per_iteration(experiment),
@@ -188,7 +188,7 @@ def _policy_update(experiment: Experiment) -> Part:
 
     def once(agent: Any, inputs: Any, key: jax.Array) -> Any:
         z, task_id, beta = inputs
-        learned, _ = train_step.policy_from_replay(
+        learned, _ = replay_updates.policy_from_replay(
             agent,
             z,
             task_id,

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from m3po_jax.config import Config, ConfigError, UserError, field_types, unknown_key
+from m3po_jax.config import Config, ConfigError, UserError, field_types, setting_error, unknown_key
 from m3po_jax.training import workdir
 from m3po_jax.training.preemption import PREEMPTED, Preempted
 
@@ -186,12 +186,12 @@ def check_override(key: str, value: str | None) -> None:
     if kind is bool:
         if value.lower() in ("true", "false", "1", "0", "t", "f"):
             return
-        raise ConfigError(f"config.{key} = {value!r} must be true or false (default: {default})")
+        raise setting_error(key, value, f"must be true or false (default: {default})")
     try:
         kind(value)
     except ValueError:
         hint = f"a whole number, as the default {default}" if kind is int else "a number"
-        raise ConfigError(f"config.{key} = {value!r} must be {hint}{_whole(kind, value)}") from None
+        raise setting_error(key, value, f"must be {hint}{_whole(kind, value)}") from None
 
 
 def use_compile_cache() -> None:

@@ -2,28 +2,22 @@
 
 import asyncio
 import contextlib
-import json
-import math
 import os
 import pathlib
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from m3po_jax.config import UserError
+from m3po_jax.training import stored_leaves
 from m3po_jax.training.workdir import CHECKPOINT_FOLDER
 
 State = TypeVar("State")
 
 # In the meta of every checkpoint: checksums of each leaf and of the rest of the meta.
 _CHECKSUMS = "checksums"
-_CHUNK = 1 << 20  # words at a time, which keeps what summing needs small
 
 
 class CheckpointError(UserError):
@@ -89,9 +83,9 @@ class Checkpointer:
         """
         if step in self._manager.all_steps():
             return
-        state = jax.tree.map(_without_empty, state)
+        state = jax.tree.map(stored_leaves.without_empty, state)
         try:
-            meta = {**meta, _CHECKSUMS: _checksums(state, meta)}
+            meta = {**meta, _CHECKSUMS: stored_leaves.checksums(state, meta)}
             arguments = ocp.args.Composite(
                 state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
             )
@@ -122,21 +116,24 @@ class Checkpointer:
         step = self.latest_step()
         if step is None:
             return None
-        abstract = jax.tree.map(lambda leaf: _placed(_without_empty(leaf)), abstract_state)
+        abstract = stored_leaves.stored_form(abstract_state)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
         )
         with self._reading(step):
-            stored = _leaves(self._manager.item_metadata(step)["state"].tree)
-            self._refuse_other(step, stored, _leaves(abstract))
+            stored = stored_leaves.shapes(self._manager.item_metadata(step)["state"].tree)
+            self._refuse_other(step, stored, stored_leaves.shapes(abstract))
             restored = self._manager.restore(step, args=arguments)
             state, meta = restored["state"], dict(restored["meta"])
-            wrong = _mismatches(meta.pop(_CHECKSUMS, {}), _checksums(state, meta))
+            expected = meta.pop(_CHECKSUMS, {})
+            wrong = stored_leaves.mismatches(expected, stored_leaves.checksums(state, meta))
             # Damaged metadata make Orbax give back the bare words of a key, of which all are right.
-            wrong = wrong or _mismatches(_types(abstract), _types(state))
+            wrong = wrong or stored_leaves.mismatches(
+                stored_leaves.dtypes(abstract), stored_leaves.dtypes(state)
+            )
         if wrong:
             raise self._unreadable(step, f"{wrong} is not what was saved")
-        return jax.tree.map(_with_empty, abstract_state, state), meta
+        return jax.tree.map(stored_leaves.with_empty, abstract_state, state), meta
 
     def latest_meta(self) -> dict[str, Any] | None:
         """Returns the meta of the newest checkpoint, None where no checkpoint was ever saved.
@@ -167,7 +164,7 @@ class Checkpointer:
         meta, step = self.latest_meta(), self.latest_step()
         if meta is None or step is None:
             raise CheckpointError(f"{self._folder} holds no checkpoint")
-        item = {name: jax.tree.map(lambda leaf: _placed(_without_empty(leaf)), dict(abstract))}
+        item = {name: stored_leaves.stored_form(dict(abstract))}
         # A part is an array or a pytree of arrays.
         prefixes = tuple(f"{name}/{part}/" for part in abstract)
         arguments = ocp.args.PyTreeRestore(
@@ -176,17 +173,17 @@ class Checkpointer:
             partial_restore=True,
         )
         with self._reading(step):
-            everything = _leaves(self._manager.item_metadata(step)["state"].tree)
+            everything = stored_leaves.shapes(self._manager.item_metadata(step)["state"].tree)
             stored = {k: v for k, v in everything.items() if f"{k}/".startswith(prefixes)}
-            self._refuse_other(step, stored, _leaves(item))
+            self._refuse_other(step, stored, stored_leaves.shapes(item))
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
                 part = reader.restore(self._folder / str(step) / "state", args=arguments)
-            found = _checksums(part, {})
+            found = stored_leaves.checksums(part, {})
             expected = {k: v for k, v in meta[_CHECKSUMS].items() if k in found and k != "meta"}
-            wrong = _mismatches({**found, **expected}, found)
+            wrong = stored_leaves.mismatches({**found, **expected}, found)
         if wrong:
             raise self._unreadable(step, f"{wrong} is not what was saved")
-        return jax.tree.map(_with_empty, dict(abstract), part[name])
+        return jax.tree.map(stored_leaves.with_empty, dict(abstract), part[name])
 
     def wait(self) -> None:
         """Blocks until all that was saved is on disk."""
@@ -209,8 +206,8 @@ class Checkpointer:
         if stored != asked:
             raise CheckpointError(
                 f"the checkpoint {self._folder / str(step)} holds another state than this "
-                f"config or version makes: {_differences(stored, asked)}; go on with the "
-                "version that wrote it, or start anew with --overwrite"
+                f"config or version makes: {stored_leaves.differences(stored, asked)}; go on with "
+                "the version that wrote it, or start anew with --overwrite"
             )
 
     @contextlib.contextmanager
@@ -257,117 +254,6 @@ class _FinishingPolicy(asyncio.DefaultEventLoopPolicy):
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         return _FinishingLoop()
-
-
-def _without_empty(leaf: Any) -> Any:
-    """Puts a scalar in the place of an empty array, as simulators have and Orbax cannot save."""
-    if leaf.size > 0:
-        return leaf
-    place = _place(leaf)
-    if isinstance(place, jax.sharding.NamedSharding):
-        place = jax.sharding.NamedSharding(place.mesh, jax.P())
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((), leaf.dtype, sharding=place)
-    return _zeros((), leaf.dtype, place)
-
-
-def _with_empty(abstract: Any, leaf: Any) -> Any:
-    """Undoes `_without_empty`."""
-    if abstract.size > 0:
-        return leaf
-    return _zeros(abstract.shape, abstract.dtype, _place(abstract))
-
-
-def _zeros(shape: tuple[int, ...], dtype: Any, place: jax.sharding.Sharding) -> jax.Array:
-    """Zeros on any devices, those of other processes included."""
-    zeros = np.zeros(shape, dtype)
-    return jax.make_array_from_callback(shape, place, lambda index: zeros[index])
-
-
-def _place(leaf: Any) -> jax.sharding.Sharding:
-    place: jax.sharding.Sharding | None = getattr(leaf, "sharding", None)
-    return place or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-
-def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_place(leaf))
-
-
-def _leaves(tree: Any) -> dict[str, str]:
-    """Returns 'dtype[shape]' of each leaf by its path; typed keys count as the words they hold."""
-    leaves = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        leaves[name] = f"{leaf.dtype}{list(leaf.shape)}"
-    return leaves
-
-
-def _checksums(state: Any, meta: Mapping[str, Any]) -> dict[str, int]:
-    """Returns a checksum of each leaf by its path, and of the meta.
-
-    That of a leaf is the sum of its words, each times its odd weight `2 i + 1`, modulo 2^32: it
-    changes with any one bit, and processes that hold parts of a leaf can add theirs up.
-    """
-    sums = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        sums[f"state/{name}"] = _sum_here(leaf)
-    total = np.fromiter(sums.values(), np.uint32, len(sums))
-    if jax.process_count() > 1:
-        total = np.sum(multihost_utils.process_allgather(total), axis=0, dtype=np.uint32)
-    checked = {name: int(value) for name, value in zip(sums, total, strict=True)}
-    return {"meta": zlib.crc32(json.dumps(dict(meta), sort_keys=True).encode()), **checked}
-
-
-def _sum_here(leaf: Any) -> int:
-    """What the parts of a leaf that this process has to write add to its checksum."""
-    if not isinstance(leaf, jax.Array):
-        return _weighted_sum(np.asarray(leaf), 0)
-    total = 0
-    for shard in leaf.addressable_shards:
-        if shard.replica_id == 0:
-            part = np.asarray(shard.data)
-            # At most one axis is split, so a part is runs of consecutive words, equally far apart.
-            axis = next((k for k, n in enumerate(part.shape) if n < leaf.shape[k]), 0)
-            runs = part.reshape(math.prod(part.shape[:axis]), -1)
-            stride = math.prod(leaf.shape[axis:])
-            start = shard.index[axis].start if shard.index else None
-            begin = (start or 0) * math.prod(leaf.shape[axis + 1 :])
-            total += sum(_weighted_sum(run, begin + i * stride) for i, run in enumerate(runs))
-    return total % 2**32
-
-
-def _weighted_sum(x: np.ndarray, begin: int) -> int:
-    words = np.ascontiguousarray(x).reshape(-1).view(f"u{x.dtype.itemsize}")
-    total = 0
-    for start in range(0, words.size, _CHUNK):
-        chunk = words[start : start + _CHUNK].astype(np.uint64)
-        weights = 2 * np.arange(begin + start, begin + start + chunk.size, dtype=np.uint64) + 1
-        total += int(np.sum(chunk * weights, dtype=np.uint64))
-    return total % 2**32
-
-
-def _types(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.dtype for path, x in leaves}
-
-
-def _mismatches(stored: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    names = [name for name in {**stored, **found} if stored.get(name) != found.get(name)]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _differences(stored: Mapping[str, str], asked: Mapping[str, str]) -> str:
-    names = [name for name in {**stored, **asked} if stored.get(name) != asked.get(name)]
-    listed = [
-        f"{name} is {stored.get(name, 'absent')} there and {asked.get(name, 'absent')} here"
-        for name in names[:3]
-    ]
-    return "; ".join(listed) + (f"; {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from m3po_jax import config_validation
+from m3po_jax import config_load
 from m3po_jax.config import Config
 from m3po_jax.envs import registry
 from m3po_jax.envs.by_task import placement_text
@@ -154,7 +154,7 @@ def _devices(experiment: Experiment) -> str:
         return f"{first}" if used == 1 else f"{used} devices like {first}"
     if experiment.config.train.num_devices:
         return f"{used} of {present} devices like {first}"
-    reason = config_validation.device_conflict(experiment.config, present)
+    reason = config_load.device_conflict(experiment.config, present)
     return f"{used} of {present} devices like {first} ({reason})"
 
 

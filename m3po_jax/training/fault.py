@@ -13,7 +13,7 @@ from m3po_jax.config import UserError
 from m3po_jax.training import processes
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.run_record import CONFIG_FILE, write_atomically
-from m3po_jax.training.train_step import SKIPPED
+from m3po_jax.training.update import SKIPPED
 from m3po_jax.training.workdir import FAULT_FOLDER
 
 FAULT_METRICS_FILE = "metrics.json"

@@ -23,7 +23,8 @@ from m3po_jax.training.metrics import MetricsWriter, Sink, evaluation_table, rea
 from m3po_jax.training.preemption import Preempted
 from m3po_jax.training.progress import Progress
 from m3po_jax.training.state import TrainState
-from m3po_jax.training.train_step import SKIPPED, make_train_step
+from m3po_jax.training.train_step import make_train_step
+from m3po_jax.training.update import SKIPPED
 from m3po_jax.training.workdir import forget_overwritten, holds_metrics
 
 # Sums over the iterations that one line of metrics.csv covers; the other metrics are averaged.

@@ -327,3 +327,22 @@ def _apply_policy_update(
     )
     agent = agent.replace(params=agent.params.replace(policy=params), policy_opt=state)
     return agent, {f"policy/{name}": value for name, value in metrics.items()}
+
+
+def trust_region_metrics(
+    metrics: Metrics,
+    data: PolicyData | None,
+    cfg: Config,
+    axis_name: tuple[str, ...],
+) -> Metrics:
+    """Adds what shows whether the trust region held, and the old policy's entropy."""
+    kl = metrics["policy/kl"]
+    metrics = dict(metrics)
+    metrics["policy/kl_max"] = kl
+    metrics["policy/kl_over_bound"] = (
+        kl > trust_region.KL_BOUND_FACTOR * cfg.policy.kl_target
+    ).astype(jnp.float32)
+    if data is not None:
+        entropy = distributions.entropy(data.old.std, data.context.action_mask)
+        metrics["policy/entropy"] = rows.mean(entropy, axis_name)
+    return metrics

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from m3po_jax.config import Config, ConfigError
-from m3po_jax.config_validation import device_conflict, most_devices
+from m3po_jax.config_load import device_conflict, most_devices
 from m3po_jax.envs.by_task import ByTaskEnv, step_costs
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.envs.placement import Placement, place_tasks

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from m3po_jax.config import Config
-from m3po_jax.config_validation import task_load
+from m3po_jax.config_load import task_load
 from m3po_jax.envs import registry
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.policy.trust_region import TrustRegionState

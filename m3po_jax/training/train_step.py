@@ -11,16 +11,13 @@ import jax.numpy as jnp
 from m3po_jax.config import Config
 from m3po_jax.envs.by_task import ByTaskEnv
 from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
-from m3po_jax.ops import distributions, observation_moments, rows, statistics
+from m3po_jax.ops import observation_moments, statistics
 from m3po_jax.policy.exploration import exploration_weight
-from m3po_jax.policy.trust_region import KL_BOUND_FACTOR
 from m3po_jax.replay import buffer
-from m3po_jax.training import policy_update, rollout, update
+from m3po_jax.training import policy_update, replay_updates, rollout, update
 from m3po_jax.training.state import AgentState, Parts, RolloutState, TrainState
-from m3po_jax.types import Metrics, Trajectory, Window
+from m3po_jax.types import Metrics, Trajectory
 
-# How the metric of each module ends that counts its gradient steps that were left out.
-SKIPPED = "/skipped"
 # Bound on the updates of one iteration, in units of what its own data are worth: a stop waits for
 # the iteration to end.
 MAX_CATCH_UP = 3.0
@@ -98,7 +95,7 @@ def learn(state: TrainState, collected: Collected, parts: Parts) -> tuple[TrainS
     num_updates = jnp.where(random, 0, num_updates.astype(jnp.int32))
     replay_metrics: Metrics = {}
     if cfg.has_model:
-        agent, replay_metrics = learn_from_replay(
+        agent, replay_metrics = replay_updates.learn_from_replay(
             agent, replay, replay_key, num_updates, parts=parts, beta=beta
         )
     new_state = TrainState(
@@ -201,7 +198,7 @@ def learn_from_rollout(
         agent, policy_metrics = policy_update.policy_update(
             networks, optimizers.policy, agent, data, keys[0], cfg=cfg, axis_name=axis_name
         )
-        metrics.update(_policy_metrics(policy_metrics, data, cfg, axis_name))
+        metrics.update(policy_update.trust_region_metrics(policy_metrics, data, cfg, axis_name))
     fresh = (trajectory, discount)
     if cfg.has_critic:
         agent, critic_metrics = update.critic_update(
@@ -214,153 +211,6 @@ def learn_from_rollout(
         )
         metrics.update(exploration_metrics)
     return agent, metrics
-
-
-def learn_from_replay(
-    agent: AgentState,
-    replay: buffer.ReplayState,
-    key: jax.Array,
-    num_updates: jax.Array,
-    *,
-    parts: Parts,
-    beta: jax.Array | None,
-) -> tuple[AgentState, Metrics]:
-    """`num_updates` updates of the world model and, unless its data are `real`, of the policy.
-
-    Returns the metrics averaged over the updates (NaN if there was none); names that end in
-    `_max` are maxima, those that end in `/skipped` are sums.
-    """
-    once = partial(replay_update, parts=parts, beta=beta)
-    _, shapes = jax.eval_shape(once, agent, replay, key)
-
-    def body(index: jax.Array, carry: tuple[AgentState, Metrics]) -> tuple[AgentState, Metrics]:
-        agent, total = carry
-        agent, metrics = once(agent, replay, jax.random.fold_in(key, index))
-        add = {
-            name: jnp.maximum(total[name], value) if name.endswith("_max") else total[name] + value
-            for name, value in metrics.items()
-        }
-        return agent, add
-
-    zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-    agent, total = jax.lax.fori_loop(0, num_updates, body, (agent, zeros))
-    count = jnp.where(num_updates > 0, num_updates.astype(jnp.float32), jnp.nan)
-
-    def finish(name: str, x: jax.Array) -> jax.Array:
-        if name.endswith(SKIPPED):
-            return x
-        return x + 0.0 * count if name.endswith("_max") else x / count
-
-    return agent, {name: finish(name, value) for name, value in total.items()}
-
-
-def replay_update(
-    agent: AgentState,
-    replay: buffer.ReplayState,
-    key: jax.Array,
-    *,
-    parts: Parts,
-    beta: jax.Array | None,
-) -> tuple[AgentState, Metrics]:
-    """One update from replay: world model and EMA, then the policy."""
-    keys = jax.random.split(key, 4)
-    window = sample_windows(replay, keys[0], parts)
-    return update_from_windows(agent, window, keys[1:], parts=parts, beta=beta)
-
-
-def sample_windows(replay: buffer.ReplayState, key: jax.Array, parts: Parts) -> Window:
-    """The replayed windows of one update. The key is consumed."""
-    env, _, _, cfg = parts
-    return buffer.sample(
-        replay,
-        key,
-        batch_size=cfg.world_model.batch_size,
-        window=cfg.world_model.horizon,
-        layout=env.layout,
-        weights=env.replay_weights,
-        axis_name=env.axis_name,
-    )
-
-
-def update_from_windows(
-    agent: AgentState,
-    window: Window,
-    keys: jax.Array,
-    *,
-    parts: Parts,
-    beta: jax.Array | None,
-) -> tuple[AgentState, Metrics]:
-    """One update of world model and EMA, then of the policy; three keys `[3]` are consumed."""
-    env, networks, optimizers, cfg = parts
-    discount = jnp.asarray(env.discount)[window.task_id]
-    agent, z, model_metrics = update.world_model_update(
-        networks,
-        optimizers.world_model,
-        agent,
-        window,
-        discount,
-        keys[0],
-        cfg=cfg,
-        axis_name=env.axis_name,
-    )
-    agent, policy_metrics = policy_from_replay(
-        agent, z, window.task_id, keys[1:], parts=parts, beta=beta
-    )
-    return agent, {**model_metrics, **policy_metrics}
-
-
-def policy_from_replay(
-    agent: AgentState,
-    z: jax.Array,
-    task_id: jax.Array,
-    keys: jax.Array,
-    *,
-    parts: Parts,
-    beta: jax.Array | None,
-) -> tuple[AgentState, Metrics]:
-    """One update of the policy from latents of replayed windows; none if its data are `real`.
-
-    Args:
-        agent: The agent.
-        z: Latents of all observations of the windows `[W + 1, B, Z]`.
-        task_id: Their tasks `[B]`.
-        keys: Two keys `[2]`, for the data and the update; consumed.
-        parts: What the iteration is made of.
-        beta: Weight of the bonus, or `None`.
-    """
-    env, networks, optimizers, cfg = parts
-    data_key, policy_key = keys
-    axis_name = env.axis_name
-    if cfg.policy.objective == "pathwise":
-        agent, metrics = policy_update.pathwise_policy_update(
-            networks,
-            optimizers.policy,
-            agent,
-            z,
-            task_id,
-            policy_key,
-            beta=beta,
-            cfg=cfg,
-            axis_name=axis_name,
-        )
-        return agent, _policy_metrics(metrics, None, cfg, axis_name)
-    if cfg.policy.data != "imagined":
-        return agent, {}
-    data = policy_update.imagined_policy_data(
-        networks,
-        agent,
-        z[0],
-        task_id,
-        jnp.asarray(env.discount)[task_id],
-        data_key,
-        beta=beta,
-        cfg=cfg,
-        axis_name=axis_name,
-    )
-    agent, metrics = policy_update.policy_update(
-        networks, optimizers.policy, agent, data, policy_key, cfg=cfg, axis_name=axis_name
-    )
-    return agent, _policy_metrics(metrics, data, cfg, axis_name)
 
 
 def rollout_metrics(env: MultiTaskEnv, timesteps: Timestep) -> Metrics:
@@ -388,25 +238,6 @@ def rollout_metrics(env: MultiTaskEnv, timesteps: Timestep) -> Metrics:
     }
 
 
-def _policy_metrics(
-    metrics: Metrics,
-    data: policy_update.PolicyData | None,
-    cfg: Config,
-    axis_name: tuple[str, ...],
-) -> Metrics:
-    """Adds what shows whether the trust region held, and the old policy's entropy."""
-    kl = metrics["policy/kl"]
-    metrics = dict(metrics)
-    metrics["policy/kl_max"] = kl
-    metrics["policy/kl_over_bound"] = (kl > KL_BOUND_FACTOR * cfg.policy.kl_target).astype(
-        jnp.float32
-    )
-    if data is not None:
-        entropy = distributions.entropy(data.old.std, data.context.action_mask)
-        metrics["policy/entropy"] = rows.mean(entropy, axis_name)
-    return metrics
-
-
 def _skip_if(
     skip: jax.Array,
     learn: Callable[[AgentState, Trajectory, jax.Array], tuple[AgentState, Metrics]],
@@ -417,7 +248,7 @@ def _skip_if(
     """`learn`, or the agent as it is with NaN metrics."""
     _, shapes = jax.eval_shape(learn, agent, trajectory, key)
     nothing = {
-        name: jnp.full(shape.shape, 0.0 if name.endswith(SKIPPED) else jnp.nan)
+        name: jnp.full(shape.shape, 0.0 if name.endswith(update.SKIPPED) else jnp.nan)
         for name, shape in shapes.items()
     }
     return jax.lax.cond(skip, lambda a, t, k: (a, nothing), learn, agent, trajectory, key)

@@ -23,6 +23,8 @@ from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_cont
 
 # Weight of the past in the running statistics, per update of each.
 STATISTICS_DECAY = 0.99
+# How the metric of each module ends that counts its gradient steps that were left out.
+SKIPPED = "/skipped"
 
 
 def target_model(networks: Networks, agent: AgentState) -> WorldModelLatent:
@@ -102,7 +104,7 @@ def world_model_update(
     taken = finite.is_finite("world_model", {"total": total, **means}, gradient)
     new_agent = finite.select(taken, new_agent, agent)
     metrics = {f"world_model/{name}_loss": value for name, value in means.items()}
-    metrics["world_model/skipped"] = (~taken).astype(jnp.float32)
+    metrics[f"world_model{SKIPPED}"] = (~taken).astype(jnp.float32)
     metrics["world_model/loss"] = total
     metrics["world_model/gradient_norm"] = optax.tree.norm(gradient)
     metrics["world_model/value_target"] = rows.mean(value_target, axis_name)
@@ -328,6 +330,6 @@ def _fit(
         {
             f"{module}/loss": loss[-1],
             f"{module}/gradient_norm": norm[-1],
-            f"{module}/skipped": jnp.sum(skipped),
+            f"{module}{SKIPPED}": jnp.sum(skipped),
         },
     )

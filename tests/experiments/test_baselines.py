@@ -19,7 +19,7 @@ from m3po_jax.config_validation import validate
 from m3po_jax.ops import rows, two_hot
 from m3po_jax.policy import trust_region
 from m3po_jax.replay import buffer
-from m3po_jax.training import policy_update, rollout, train_step, update
+from m3po_jax.training import policy_update, replay_updates, rollout, train_step, update
 from m3po_jax.training.checkpoint import Checkpointer
 from m3po_jax.training.evaluator import Evaluator, evaluate_workdir
 from m3po_jax.training.experiment import make_experiment
@@ -287,7 +287,7 @@ def test_tdmpc2_learns_no_critic_no_bonus_and_is_held_by_no_trust_region():
 
     shapes = experiment.state_shapes().replay
     replay = buffer.add(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), trajectory)
-    update_once = jax.jit(functools.partial(train_step.replay_update, **parts))
+    update_once = jax.jit(functools.partial(replay_updates.replay_update, **parts))
     learned, metrics = update_once(agent, replay, key)
     before, after = agent.params, learned.params
     assert not differs(before.critic, after.critic)
@@ -302,7 +302,9 @@ def test_tdmpc2_values_are_one_step_targets_of_the_worse_head(monkeypatch):
     config = experiment.config
     assert config.world_model.value_target == "td"
     state = jax.eval_shape(experiment.init, jax.random.key(0))
-    replay_update = functools.partial(train_step.replay_update, parts=experiment.parts, beta=None)
+    replay_update = functools.partial(
+        replay_updates.replay_update, parts=experiment.parts, beta=None
+    )
 
     class TargetsAsked(Exception):
         pass

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from m3po_jax.training import checkpoint
+from m3po_jax.training import stored_leaves
 from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.training.metrics import MetricsError, MetricsWriter
 
@@ -305,12 +305,12 @@ def test_a_wrong_number_is_named(tmp_path, monkeypatch):
     """As if the disk had given back other bits that still decode."""
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(10, {"a": jnp.ones(3), "b": jnp.ones(2)}, {"n": 1})
-    sums = checkpoint._checksums
+    sums = stored_leaves.checksums
 
     def other(state, meta):
         return {**sums(state, meta), "state/b": 1}
 
-    monkeypatch.setattr(checkpoint, "_checksums", other)
+    monkeypatch.setattr(stored_leaves, "checksums", other)
     match = "checkpoints/10 cannot be read: state/b is not what was saved"
     with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError, match=match):
         checkpointer.restore_latest({"a": jnp.ones(3), "b": jnp.ones(2)})
