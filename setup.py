@@ -7,7 +7,7 @@ import setuptools
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(
-    r'^__version__ = "(.+)"$', (ROOT / "m3po_jax" / "__init__.py").read_text(), re.MULTILINE
+    r'^VERSION = "(.+)"$', (ROOT / "m3po_jax" / "version.py").read_text(), re.MULTILINE
 )
 assert VERSION is not None
 

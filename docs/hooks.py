@@ -19,7 +19,8 @@ from mkdocs.structure.files import File, Files
 
 from m3po_jax.config import Config
 from m3po_jax.config_validation import CHOICES, RULES
-from m3po_jax.envs import catalog, scores
+from m3po_jax.envs import catalog
+from m3po_jax.training import scores
 
 # Each drawing holds its own outlines: shared ones would need names that are unique on the page.
 ziamath.config.svg2 = False

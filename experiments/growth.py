@@ -32,8 +32,9 @@ def _experiment(num_tasks: int = 1, **sizes: int) -> Any:
     from m3po_jax.config_validation import validate
     from m3po_jax.envs import task, toy
     from m3po_jax.envs.multitask import MultiTaskEnv
+    from m3po_jax.learning import state
     from m3po_jax.networks.factory import make_networks
-    from m3po_jax.training import sharding, state
+    from m3po_jax.training import sharding
     from m3po_jax.training.experiment import Experiment
 
     cfg = default_config()

@@ -21,10 +21,10 @@ import numpy as np
 from experiments.configs.baselines import ppo
 from m3po_jax.config import Config, from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.training.evaluate import evaluate
+from m3po_jax.learning.episodes import evaluate
+from m3po_jax.learning.state import AgentState, TrainState, make_optimizers
+from m3po_jax.learning.train_step import make_train_step
 from m3po_jax.training.experiment import Experiment, make_experiment
-from m3po_jax.training.state import AgentState, TrainState, make_optimizers
-from m3po_jax.training.train_step import make_train_step
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 ENTROPY_SCALES = (1e-4, 1e-2)

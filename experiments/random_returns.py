@@ -16,9 +16,9 @@ import jax
 from experiments import runs
 from m3po_jax.config import default_config, from_config_dict
 from m3po_jax.envs.catalog import CATALOG
+from m3po_jax.learning.state import init_agent
 from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import make_experiment
-from m3po_jax.training.state import init_agent
 
 COLUMNS = ("task", "return_mean", "return_std", "length_mean", "episodes", "seconds")
 TASKS = tuple(f"brax/{name}" for name in CATALOG["brax"] if name != "fast")

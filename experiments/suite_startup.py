@@ -139,10 +139,10 @@ def circumstances() -> dict[str, str]:
     """Which code ran where."""
     import jax
 
-    from m3po_jax.training import run_record
+    from m3po_jax.workdir import record
 
     hardware = f"{len(os.sched_getaffinity(0))} CPU cores, {platform.machine()}"
-    return {"commit": run_record.commit() or "", "jax": jax.__version__, "hardware": hardware}
+    return {"commit": record.commit() or "", "jax": jax.__version__, "hardware": hardware}
 
 
 def add_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:

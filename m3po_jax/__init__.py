@@ -7,6 +7,8 @@ Public names are imported on first use, so that `import m3po_jax` starts no JAX 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from m3po_jax.version import VERSION
+
 if TYPE_CHECKING:
     from m3po_jax.config import (
         Config,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from m3po_jax.config_validation import validate
     from m3po_jax.deploy.agent import Agent, load
     from m3po_jax.deploy.gymnasium_driver import Driver, play
+    from m3po_jax.learning.train_step import make_train_step
     from m3po_jax.networks.layers import sim_norm
     from m3po_jax.ops import two_hot
     from m3po_jax.ops.returns import gae, lambda_return
@@ -39,13 +42,12 @@ if TYPE_CHECKING:
     )
     from m3po_jax.training.experiment import make_experiment
     from m3po_jax.training.loop import train_and_evaluate
-    from m3po_jax.training.preemption import Preempted
-    from m3po_jax.training.train_step import make_train_step
-    from m3po_jax.training.workdir import open_workdir
     from m3po_jax.types import LatentModel
+    from m3po_jax.workdir.folder import open_workdir
+    from m3po_jax.workdir.preemption import Preempted
     from m3po_jax.world_model.imagine import imagine
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOME = {
     "Agent": "m3po_jax.deploy.agent",
@@ -58,7 +60,7 @@ _HOME = {
     "LatentModel": "m3po_jax.types",
     "PlannerConfig": "m3po_jax.config",
     "PolicyConfig": "m3po_jax.config",
-    "Preempted": "m3po_jax.training.preemption",
+    "Preempted": "m3po_jax.workdir.preemption",
     "Support": "m3po_jax.ops.two_hot",
     "UserError": "m3po_jax.config",
     "default_config": "m3po_jax.config",
@@ -73,9 +75,9 @@ _HOME = {
     "load": "m3po_jax.deploy.agent",
     "make_experiment": "m3po_jax.training.experiment",
     "make_planner": "m3po_jax.planning.known_dynamics",
-    "make_train_step": "m3po_jax.training.train_step",
+    "make_train_step": "m3po_jax.learning.train_step",
     "mppi_plan": "m3po_jax.planning.mppi",
-    "open_workdir": "m3po_jax.training.workdir",
+    "open_workdir": "m3po_jax.workdir.folder",
     "play": "m3po_jax.deploy.gymnasium_driver",
     "resolve_network": "m3po_jax.config",
     "sim_norm": "m3po_jax.networks.layers",

@@ -14,8 +14,8 @@ from m3po_jax.config import (
     resolve_network,
     setting_error,
 )
-from m3po_jax.config_load import Load, device_conflict, nearest_divisor, policy_samples, task_load
 from m3po_jax.envs import registry
+from m3po_jax.workload import Load, device_conflict, nearest_divisor, policy_samples, task_load
 
 CHOICES = {
     "network.encoder": ("latent", "observation"),

@@ -6,7 +6,7 @@ import ml_collections
 import pytest
 
 from m3po_jax import config as config_lib
-from m3po_jax import config_load, config_validation
+from m3po_jax import config_validation, workload
 from m3po_jax.config import Config, ConfigError, NetworkConfig
 from m3po_jax.config_validation import validate
 
@@ -207,9 +207,9 @@ def test_every_choice_passes():
 
 def test_task_options_count_in_the_load():
     tree = make(tasks=("toy/PointReachA?num_envs=2&action_repeat=1", "toy/PointReachB"))
-    load = config_load.task_load(config_lib.from_config_dict(tree))
+    load = workload.task_load(config_lib.from_config_dict(tree))
     # 8 steps of 2 and 8 environments; 1 and 4 simulator steps each
-    assert load == config_load.Load((2, 8), 2, 80, 8 * (2 * 1 + 8 * 4))
+    assert load == workload.Load((2, 8), 2, 80, 8 * (2 * 1 + 8 * 4))
 
 
 @pytest.mark.parametrize("name", ["brax8", "classic", "dmc25", "mixed20", "toy"])

@@ -15,8 +15,8 @@ from ml_collections import config_flags
 
 from m3po_jax.cli import command_line, train
 from m3po_jax.config import from_config_dict
-from m3po_jax.config_load import device_conflict
 from m3po_jax.config_validation import validate
+from m3po_jax.workload import device_conflict
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 GPU = "nvidia.com/gpu"

@@ -12,8 +12,9 @@ import numpy as np
 from experiments.configs.baselines import m3po, ppo, tdmpc2
 from experiments.peers import sizes, turns
 from m3po_jax.config import Config, from_config_dict
+from m3po_jax.learning import replay_updates, rollout, state
 from m3po_jax.networks.factory import make_networks
-from m3po_jax.training import replay_updates, rollout, sharding, state
+from m3po_jax.training import sharding
 from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import TaskSpec, Window
 

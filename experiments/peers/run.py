@@ -24,7 +24,7 @@ import sys
 from typing import Any
 
 from experiments.peers import sizes, turns
-from m3po_jax.training import run_record
+from m3po_jax.workdir import record
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -73,7 +73,7 @@ def made_with(python: pathlib.Path) -> dict[str, str]:
     theirs = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True)
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": run_record.commit() or "",
+        "commit": record.commit() or "",
         "our_jax": importlib.metadata.version("jax"),
         "their_jax": theirs.stdout.strip(),
         "hardware": platform.machine(),

@@ -21,10 +21,10 @@ from m3po_jax.benchmark.parts import (
     updates_per_iteration,
 )
 from m3po_jax.config import Config
+from m3po_jax.learning.state import TrainState
 from m3po_jax.training import sharding
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.experiment import Experiment, make_experiment, on_one_device
-from m3po_jax.training.state import TrainState
 
 SCHEMA = 1
 _Record = dict[str, Any]

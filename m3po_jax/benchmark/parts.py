@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from m3po_jax.learning import replay_updates, rollout, train_step, update
+from m3po_jax.learning.state import TrainState
 from m3po_jax.replay import buffer
-from m3po_jax.training import replay_updates, rollout, train_step, update
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.experiment import Experiment
-from m3po_jax.training.state import TrainState
 from m3po_jax.types import Trajectory
 
 

@@ -16,8 +16,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from m3po_jax.config import Config, ConfigError, UserError, field_types, setting_error, unknown_key
-from m3po_jax.training import workdir
-from m3po_jax.training.preemption import PREEMPTED, Preempted
+from m3po_jax.workdir import folder
+from m3po_jax.workdir.preemption import PREEMPTED, Preempted
 
 USER_ERROR = 2  # exit code of every refusal
 INTERRUPTED = 130  # stopped outside of training, where there is nothing to save
@@ -43,7 +43,7 @@ def chosen_logs(config: Config, path: pathlib.Path) -> tuple[Config, list[Any]]:
     Raises:
         UserError: `--wandb` without the package.
     """
-    from m3po_jax.training import event_logs
+    from m3po_jax.workdir import event_logs
 
     values = flags.FLAGS
     if values.log_every is not None:
@@ -75,7 +75,7 @@ def open_run(
     if not values.distributed:
         if where != (None, None, None):
             raise ConfigError("--coordinator, --num_processes and --process_id need --distributed")
-        return workdir.open_workdir(path, config, overwrite=overwrite)
+        return folder.open_workdir(path, config, overwrite=overwrite)
     from m3po_jax.training import processes
 
     processes.join(*where)

@@ -17,19 +17,20 @@ from absl import flags
 
 from m3po_jax.cli import command_line
 from m3po_jax.config_validation import validate
-from m3po_jax.training import workdir
+from m3po_jax.workdir import folder
 
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
     """Checks the workdir before the slow imports, then evaluates and prints."""
-    config = workdir.read_config(FLAGS.workdir)
+    config = folder.read_config(FLAGS.workdir)
     validate(config)
-    workdir.require_checkpoint(FLAGS.workdir)
+    folder.require_checkpoint(FLAGS.workdir)
     command_line.use_compile_cache()
-    from m3po_jax.training import metrics
+    from m3po_jax.training import scores
     from m3po_jax.training.evaluator import evaluate_workdir
+    from m3po_jax.workdir import metrics
 
     for policy in FLAGS.policy:
         record = evaluate_workdir(
@@ -38,7 +39,7 @@ def main() -> None:
         if FLAGS.json:
             print(json.dumps(record))
         else:
-            print(f"{policy}:\n{metrics.evaluation_table(record)}")
+            print(f"{policy}:\n{scores.evaluation_table(record)}")
         if FLAGS.save:
             metrics.save_evaluation(FLAGS.workdir, {**record, "seed": FLAGS.seed})
 

@@ -12,15 +12,15 @@ says how to load and call them: shapes, dtypes, tasks, versions. They run on CPU
 from absl import flags
 
 from m3po_jax.cli import command_line
-from m3po_jax.training import workdir
+from m3po_jax.workdir import folder
 
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
     """Checks the workdir before the slow imports, then exports and lists the files."""
-    workdir.read_config(FLAGS.workdir)
-    workdir.require_checkpoint(FLAGS.workdir)
+    folder.read_config(FLAGS.workdir)
+    folder.require_checkpoint(FLAGS.workdir)
     command_line.use_compile_cache()
     from m3po_jax.deploy import agent, export
 

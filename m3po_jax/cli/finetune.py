@@ -26,8 +26,8 @@ from absl import flags
 from m3po_jax.cli import command_line
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.training import preemption, workdir
-from m3po_jax.training.finetune_config import Origin, startable_config
+from m3po_jax.finetuning.compatibility import Origin, startable_config
+from m3po_jax.workdir import folder, preemption
 
 FLAGS = flags.FLAGS
 
@@ -41,13 +41,14 @@ def main() -> None:
     origin = Origin(source, FLAGS.embedding, FLAGS.replay == "old")
     config = startable_config(config, path, origin, overwrite=FLAGS.overwrite)
     with (
-        workdir.open_workdir(path, config, overwrite=FLAGS.overwrite, origin=origin.as_record()),
+        folder.open_workdir(path, config, overwrite=FLAGS.overwrite, origin=origin.as_record()),
         preemption.stop_on_signals() as stop,
     ):
         command_line.use_compile_cache()
-        from m3po_jax.training import finetune, loop
+        from m3po_jax.finetuning import begin
+        from m3po_jax.training import loop
 
-        lines = finetune.begin(config, path, origin)
+        lines = begin.begin(config, path, origin)
         if lines and not FLAGS.quiet:
             print("\n".join(lines), flush=True)
         loop.train_and_evaluate(config, path, stop=stop, sinks=sinks, quiet=FLAGS.quiet)

@@ -21,7 +21,7 @@ from absl import flags
 from m3po_jax.cli import command_line
 from m3po_jax.config_validation import validate
 from m3po_jax.report import video
-from m3po_jax.training import workdir
+from m3po_jax.workdir import folder
 
 FLAGS = flags.FLAGS
 _PROBE = "import mujoco; c = mujoco.GLContext(8, 8); c.make_current(); c.free()"
@@ -29,7 +29,7 @@ _PROBE = "import mujoco; c = mujoco.GLContext(8, 8); c.make_current(); c.free()"
 
 def main() -> None:
     """Checks what was asked for before the slow imports, then plays and draws."""
-    config = workdir.read_config(FLAGS.workdir)
+    config = folder.read_config(FLAGS.workdir)
     validate(config)
     video.check_request(config, FLAGS.task, FLAGS.out, overlay=FLAGS.overlay)
     if FLAGS.out.endswith(".mp4"):

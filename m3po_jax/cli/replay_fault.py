@@ -14,8 +14,8 @@ from absl import flags
 
 from m3po_jax.cli import command_line
 from m3po_jax.config_validation import validate
-from m3po_jax.training import workdir
-from m3po_jax.training.run_record import WorkdirError
+from m3po_jax.workdir import folder
+from m3po_jax.workdir.record import WorkdirError
 
 FLAGS = flags.FLAGS
 
@@ -23,20 +23,20 @@ FLAGS = flags.FLAGS
 def main() -> None:
     """Checks the folder before the slow imports, then replays and prints."""
     given = pathlib.Path(FLAGS.bundle)
-    bundle = given / workdir.FAULT_FOLDER
-    folder = bundle if bundle.is_dir() else given
-    config = workdir.read_config(folder)
+    bundle = given / folder.FAULT_FOLDER
+    place = bundle if bundle.is_dir() else given
+    config = folder.read_config(place)
     validate(config)
-    if not workdir.has_checkpoint(folder):
-        raise WorkdirError(f"{folder} holds no state to replay")
-    if folder is given and workdir.holds_metrics(folder):
+    if not folder.has_checkpoint(place):
+        raise WorkdirError(f"{place} holds no state to replay")
+    if place is given and folder.holds_metrics(place):
         raise WorkdirError(
-            f"{folder} is a run without a bundle ({workdir.FAULT_FOLDER}/): no fault stopped it"
+            f"{place} is a run without a bundle ({folder.FAULT_FOLDER}/): no fault stopped it"
         )
     command_line.use_compile_cache()
     from m3po_jax.training import fault_replay
 
-    print(fault_replay.replay_fault(config, folder))
+    print(fault_replay.replay_fault(config, place))
 
 
 def run() -> None:

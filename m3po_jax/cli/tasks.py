@@ -15,7 +15,8 @@ import rich.table
 from absl import flags
 
 from m3po_jax.cli import command_line
-from m3po_jax.envs import catalog, entry_points, registry, scores
+from m3po_jax.envs import catalog, entry_points, registry
+from m3po_jax.training import scores
 
 FLAGS = flags.FLAGS
 

@@ -29,7 +29,7 @@ from absl import flags
 from m3po_jax.cli import command_line
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.training import preemption
+from m3po_jax.workdir import preemption
 
 FLAGS = flags.FLAGS
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from m3po_jax.config import Config, UserError, nearest
+from m3po_jax.learning import rollout
+from m3po_jax.learning.state import AgentState
 from m3po_jax.networks.factory import Networks
 from m3po_jax.planning import warm_start
-from m3po_jax.training import rollout
-from m3po_jax.training.state import AgentState
 from m3po_jax.training.stored_agent import ACTING, restore_agent
 from m3po_jax.types import TaskSpec
 

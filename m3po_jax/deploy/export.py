@@ -17,7 +17,7 @@ from jax import export as jax_export
 
 from m3po_jax.config import UserError
 from m3po_jax.deploy.agent import Agent
-from m3po_jax.training.run_record import versions, write_atomically
+from m3po_jax.workdir.record import versions, write_atomically
 
 SIGNATURE_FILE = "signature.json"
 SUFFIX = ".stablehlo"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from m3po_jax.config import UserError, flatten
-from m3po_jax.training import metrics, workdir
+from m3po_jax.workdir import folder, metrics
 
 # Settings that change no result: runs that differ in these and the seed alone form one group.
 _SAME_EXPERIMENT = frozenset(
@@ -177,7 +177,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
 
 
 def _load_run(path: pathlib.Path, name: str) -> Run:
-    record = workdir.read_record(path)
+    record = folder.read_record(path)
     columns = metrics.read_metrics(path)
     evaluations = metrics.read_evaluations(path)
     if not columns and not evaluations:

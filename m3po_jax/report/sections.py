@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from m3po_jax.config import KL_BOUND_FACTOR
-from m3po_jax.envs import scores
 from m3po_jax.report import curves
 from m3po_jax.report.figures import Line, Panel
 from m3po_jax.report.runs import Group, Run
+from m3po_jax.training import scores
 
 _ZERO = (0.0,)
 _AHEAD = "agent steps ahead"

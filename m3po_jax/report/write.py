@@ -7,11 +7,11 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import m3po_jax
 from m3po_jax.report import figures, page
 from m3po_jax.report.figures import Panel
 from m3po_jax.report.runs import ReportError, group_runs, load_runs
 from m3po_jax.report.sections import all_sections
+from m3po_jax.version import VERSION
 
 PAGE_FILE = "report.html"
 _CSV_HEADER = ("picture", "value", "series", "x", "mean", "low_95", "high_95", "seeds")
@@ -39,7 +39,7 @@ def write_report(
     folder = pathlib.Path(out) if out is not None else home / "report"
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     title = f"M3PO report: {', '.join(group.label for group in groups)}"
-    made = f"Made on {now} by m3po_jax {m3po_jax.__version__}."
+    made = f"Made on {now} by m3po_jax {VERSION}."
     path = folder / PAGE_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,12 +8,11 @@ import jax
 import numpy as np
 
 from m3po_jax.config import Config, ConfigError
-from m3po_jax.envs import scores
-from m3po_jax.training import sharding
+from m3po_jax.learning.episodes import Episodes
+from m3po_jax.learning.state import AgentState
+from m3po_jax.training import scores, sharding
 from m3po_jax.training.compiling import compile_program
-from m3po_jax.training.evaluate import Episodes
 from m3po_jax.training.experiment import Experiment, restore_run
-from m3po_jax.training.state import AgentState
 
 # Evaluations draw from a stream of their own, which training never touches.
 _EVALUATION_STREAM = 0x5EED

@@ -6,17 +6,17 @@ from typing import Any
 
 import jax
 
-from m3po_jax import config_load
+from m3po_jax import workload
 from m3po_jax.config import Config
 from m3po_jax.envs import registry
 from m3po_jax.envs.by_task import placement_text
 from m3po_jax.envs.multitask import MultiTaskEnv
+from m3po_jax.learning.state import Optimizers, Parts, TrainState, init_train_state, make_optimizers
+from m3po_jax.learning.train_step import env_steps_per_iteration, num_iterations
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.replay import buffer
 from m3po_jax.training import sharding
-from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
-from m3po_jax.training.state import Optimizers, Parts, TrainState, init_train_state, make_optimizers
-from m3po_jax.training.train_step import env_steps_per_iteration, num_iterations
+from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _devices(experiment: Experiment) -> str:
         return f"{first}" if used == 1 else f"{used} devices like {first}"
     if experiment.config.train.num_devices:
         return f"{used} of {present} devices like {first}"
-    reason = config_load.device_conflict(experiment.config, present)
+    reason = workload.device_conflict(experiment.config, present)
     return f"{used} of {present} devices like {first} ({reason})"
 
 

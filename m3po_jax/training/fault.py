@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from m3po_jax.config import UserError
+from m3po_jax.learning.update import SKIPPED
 from m3po_jax.training import processes
-from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
-from m3po_jax.training.run_record import CONFIG_FILE, write_atomically
-from m3po_jax.training.update import SKIPPED
-from m3po_jax.training.workdir import FAULT_FOLDER
+from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.workdir.folder import FAULT_FOLDER
+from m3po_jax.workdir.record import CONFIG_FILE, write_atomically
 
 FAULT_METRICS_FILE = "metrics.json"
 

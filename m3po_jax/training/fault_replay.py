@@ -6,10 +6,10 @@ from typing import Any
 import jax
 
 from m3po_jax.config import Config
+from m3po_jax.learning.train_step import make_train_step
 from m3po_jax.ops import checks, finite
 from m3po_jax.training.experiment import restore_run
 from m3po_jax.training.fault import skipped_modules
-from m3po_jax.training.train_step import make_train_step
 
 
 def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:

@@ -12,20 +12,22 @@ import jax
 import numpy as np
 
 from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
+from m3po_jax.learning import model_error
+from m3po_jax.learning.state import TrainState
+from m3po_jax.learning.train_step import make_train_step
+from m3po_jax.learning.update import SKIPPED
 from m3po_jax.ops import checks
-from m3po_jax.training import model_error, processes, sharding
-from m3po_jax.training.checkpoint import Checkpointer, lost_checkpoints
+from m3po_jax.training import processes, sharding
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import Experiment, description, make_experiment
 from m3po_jax.training.fault import FaultWatch
-from m3po_jax.training.metrics import MetricsWriter, Sink, evaluation_table, read_evaluations
-from m3po_jax.training.preemption import Preempted
-from m3po_jax.training.progress import Progress
-from m3po_jax.training.state import TrainState
-from m3po_jax.training.train_step import make_train_step
-from m3po_jax.training.update import SKIPPED
-from m3po_jax.training.workdir import forget_overwritten, holds_metrics
+from m3po_jax.training.scores import evaluation_table
+from m3po_jax.workdir.checkpoint import Checkpointer, lost_checkpoints
+from m3po_jax.workdir.folder import forget_overwritten, holds_metrics
+from m3po_jax.workdir.metrics import MetricsWriter, Sink, read_evaluations
+from m3po_jax.workdir.preemption import Preempted
+from m3po_jax.workdir.progress import Progress
 
 # Sums over the iterations that one line of metrics.csv covers; the other metrics are averaged.
 _SUMMED = ("rollout/episodes", "rollout/faults", SKIPPED)

@@ -14,8 +14,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from m3po_jax.config import Config, UserError
-from m3po_jax.training.preemption import leave
-from m3po_jax.training.workdir import Workdir, open_workdir
+from m3po_jax.workdir.folder import Workdir, open_workdir
+from m3po_jax.workdir.preemption import leave
 
 # A process that has not been heard of for so long counts as dead, and the others end.
 HEARTBEAT_TIMEOUT_S = 60

@@ -13,11 +13,11 @@ from m3po_jax.config import Config, ConfigError
 from m3po_jax.envs import registry
 from m3po_jax.envs.multitask import MultiTaskEnv, MultiTaskState
 from m3po_jax.envs.wrappers import pad_last
+from m3po_jax.learning import rollout
+from m3po_jax.learning.state import AgentState
 from m3po_jax.networks.factory import Networks
 from m3po_jax.planning import warm_start
-from m3po_jax.training import rollout
 from m3po_jax.training.experiment import restore_run
-from m3po_jax.training.state import AgentState
 from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_context
 
 

@@ -17,15 +17,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from m3po_jax.config import Config, ConfigError
-from m3po_jax.config_load import device_conflict, most_devices
 from m3po_jax.envs.by_task import ByTaskEnv, step_costs
 from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.envs.placement import Placement, place_tasks
-from m3po_jax.replay.buffer import ReplayState
-from m3po_jax.training.evaluate import evaluate
-from m3po_jax.training.model_error import model_errors
-from m3po_jax.training.optimizer_parts import in_parts, split_axis
-from m3po_jax.training.state import (
+from m3po_jax.learning.episodes import evaluate
+from m3po_jax.learning.model_error import model_errors
+from m3po_jax.learning.state import (
     AgentState,
     Optimizers,
     Parts,
@@ -33,7 +30,10 @@ from m3po_jax.training.state import (
     init_agent,
     init_train_state,
 )
-from m3po_jax.training.train_step import Collected, collect, learn
+from m3po_jax.learning.train_step import Collected, collect, learn
+from m3po_jax.replay.buffer import ReplayState
+from m3po_jax.training.optimizer_parts import in_parts, split_axis
+from m3po_jax.workload import device_conflict, most_devices
 
 AXES = ("data", "fsdp")
 _FSDP = "fsdp"

@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from m3po_jax.config import Config
-from m3po_jax.config_load import task_load
 from m3po_jax.envs import registry
+from m3po_jax.learning.state import AgentState, init_agent, make_optimizers, trajectory_shapes
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.policy.trust_region import TrustRegionState
 from m3po_jax.replay import buffer
-from m3po_jax.training.checkpoint import Checkpointer, CheckpointError
-from m3po_jax.training.state import AgentState, init_agent, make_optimizers, trajectory_shapes
-from m3po_jax.training.workdir import read_config
 from m3po_jax.types import BatchLayout, TaskSpec, action_masks
+from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.workdir.folder import read_config
+from m3po_jax.workload import task_load
 
 ACTING = ("params", "statistics")
 LEARNED = (*ACTING, "target_q", "target_exploration")

@@ -10,7 +10,7 @@ import pytest
 
 from m3po_jax.cli import command_line
 from m3po_jax.config import ConfigError, from_config_dict
-from m3po_jax.training.workdir import open_workdir
+from m3po_jax.workdir.folder import open_workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOY = "--config=experiments/configs/toy.py"

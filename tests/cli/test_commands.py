@@ -17,7 +17,7 @@ STAND_IN = """
 import dataclasses, json, os, sys, types
 import m3po_jax.training
 from m3po_jax.config import UserError
-from m3po_jax.training.preemption import Preempted
+from m3po_jax.workdir.preemption import Preempted
 
 assert "jax" not in sys.modules
 

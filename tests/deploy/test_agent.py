@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from m3po_jax.deploy.agent import AgentError, load
-from m3po_jax.training import rollout
-from m3po_jax.training.checkpoint import CheckpointError
-from m3po_jax.training.run_record import WorkdirError
+from m3po_jax.learning import rollout
+from m3po_jax.workdir.checkpoint import CheckpointError
+from m3po_jax.workdir.record import WorkdirError
 from tests.integration import tiny_config
 from tests.integration.saved_run import save_run
 

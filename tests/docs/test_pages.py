@@ -14,7 +14,7 @@ import m3po_jax
 from experiments.configs import toy
 from m3po_jax.deploy.export import export
 from m3po_jax.envs import entry_points, registry
-from m3po_jax.training.workdir import open_workdir
+from m3po_jax.workdir.folder import open_workdir
 from tests.integration.saved_run import save_run
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"

@@ -16,14 +16,14 @@ from m3po_jax import config as config_lib
 from m3po_jax.cli import command_line
 from m3po_jax.config import ConfigError, default_config, flatten, from_config_dict
 from m3po_jax.config_validation import validate
+from m3po_jax.learning import policy_update, replay_updates, rollout, train_step, update
 from m3po_jax.ops import rows, two_hot
 from m3po_jax.policy import trust_region
 from m3po_jax.replay import buffer
-from m3po_jax.training import policy_update, replay_updates, rollout, train_step, update
-from m3po_jax.training.checkpoint import Checkpointer
 from m3po_jax.training.evaluator import Evaluator, evaluate_workdir
 from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import Trajectory, Window
+from m3po_jax.workdir.checkpoint import Checkpointer
 from m3po_jax.world_model import losses
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from experiments.peers import run, turns
-from m3po_jax.training import run_record
+from m3po_jax.workdir import record
 
 HERE = pathlib.Path(turns.__file__).parent
 WORKER = """
@@ -63,7 +63,7 @@ def test_absent_peers_are_skipped_with_a_message(capsys, monkeypatch, tmp_path):
 def test_results_name_the_versions_of_both_sides():
     found = run.made_with(pathlib.Path(sys.executable))
     assert found["our_jax"] == found["their_jax"] == importlib.metadata.version("jax")
-    assert found["commit"] == (run_record.commit() or "")
+    assert found["commit"] == (record.commit() or "")
 
 
 def test_whether_a_peer_can_be_imported(capsys):

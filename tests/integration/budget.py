@@ -24,7 +24,7 @@ def count():
     from m3po_jax.config import from_config_dict
     from m3po_jax.training import loop, sharding
     from m3po_jax.training.experiment import make_experiment, on_one_device
-    from m3po_jax.training.workdir import open_workdir
+    from m3po_jax.workdir.folder import open_workdir
     from tests.integration import tiny_config
 
     compiled = []

@@ -6,9 +6,9 @@ import jax
 import jax.flatten_util
 
 from m3po_jax.config import from_config_dict
-from m3po_jax.training.checkpoint import Checkpointer
 from m3po_jax.training.experiment import make_experiment
-from m3po_jax.training.workdir import open_workdir
+from m3po_jax.workdir.checkpoint import Checkpointer
+from m3po_jax.workdir.folder import open_workdir
 
 
 def save_run(folder, config_dict, tasks, *, specs=True):

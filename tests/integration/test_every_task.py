@@ -6,10 +6,10 @@ import pytest
 
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.envs import scores
+from m3po_jax.training import scores
 from m3po_jax.training.loop import train_and_evaluate
-from m3po_jax.training.metrics import read_metrics
-from m3po_jax.training.workdir import open_workdir
+from m3po_jax.workdir.folder import open_workdir
+from m3po_jax.workdir.metrics import read_metrics
 from tests import registered_tasks
 from tests.integration import tiny_config
 

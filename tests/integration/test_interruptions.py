@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from m3po_jax.cli import command_line
-from m3po_jax.training import workdir
-from m3po_jax.training.checkpoint import Checkpointer
-from m3po_jax.training.preemption import PREEMPTED
+from m3po_jax.workdir.checkpoint import Checkpointer
+from m3po_jax.workdir.folder import read_config
+from m3po_jax.workdir.preemption import PREEMPTED
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = "tests/integration/tiny_config.py"
@@ -90,7 +90,7 @@ def written(folder):
 def shapes(folder):
     from m3po_jax.training.experiment import make_experiment
 
-    return make_experiment(workdir.read_config(folder)).state_shapes()
+    return make_experiment(read_config(folder)).state_shapes()
 
 
 def saved(folder):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from m3po_jax.training import processes
-from m3po_jax.training.preemption import PREEMPTED
+from m3po_jax.workdir.preemption import PREEMPTED
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]

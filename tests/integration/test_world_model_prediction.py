@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from m3po_jax.config import Config, EnvConfig, WorldModelConfig
+from m3po_jax.learning import rollout, update
 from m3po_jax.replay import buffer
-from m3po_jax.training import rollout, update
 from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import BatchLayout
 from m3po_jax.world_model.latent import task_context

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from m3po_jax.config import Config, TrainConfig
-from m3po_jax.envs import scores
-from m3po_jax.training import metrics, workdir
+from m3po_jax.training import scores
+from m3po_jax.workdir import folder, metrics
 
 TASKS = ("toy/PointReachA", "brax/swimmer?num_envs=4")
 STEPS = (4000, 8000, 12000)
@@ -71,7 +71,7 @@ def make_run(path, *, seed=0, better=0.0, **settings):
     """Writes a whole run; `settings` replace those of the config."""
     train = TrainConfig(total_env_steps=STEPS[-1])
     config = dataclasses.replace(Config(seed=seed, tasks=TASKS, train=train), **settings)
-    with workdir.open_workdir(path, config), metrics.MetricsWriter(path) as writer:
+    with folder.open_workdir(path, config), metrics.MetricsWriter(path) as writer:
         for index in range(1, 31):
             writer.write(row(seed, index))
         for step in STEPS:

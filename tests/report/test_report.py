@@ -11,7 +11,7 @@ import pytest
 
 from m3po_jax.config import PolicyConfig, UserError
 from m3po_jax.report import figures, write
-from m3po_jax.training import metrics
+from m3po_jax.workdir import metrics
 from tests.report.fake_runs import STEPS, evaluation, make_run
 
 SECTIONS = (

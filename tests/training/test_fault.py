@@ -11,10 +11,10 @@ import optax
 import pytest
 
 from m3po_jax import config as config_lib
+from m3po_jax.learning import update
 from m3po_jax.policy import trust_region
-from m3po_jax.training import update
-from m3po_jax.training.checkpoint import Checkpointer
 from m3po_jax.training.fault import FaultWatch, NumericsError, skipped_modules
+from m3po_jax.workdir.checkpoint import Checkpointer
 
 OK = {"world_model/skipped": np.float32(0), "critic/skipped": np.float32(0), "loss": np.float32(1)}
 BAD = {**OK, "world_model/skipped": np.float32(3)}
@@ -148,7 +148,7 @@ def test_a_newer_bundle_replaces_an_older_one(tmp_path):
 @pytest.fixture(scope="module")
 def tiny():
     """The smallest whole agent: its experiment, compiled step, and a state that has learned."""
-    from m3po_jax.training import train_step
+    from m3po_jax.learning import train_step
     from m3po_jax.training.experiment import make_experiment
     from tests.integration.tiny_config import get_config
 
@@ -191,8 +191,8 @@ def test_poison_in_replay_touches_no_parameter(tiny, name, left_out):
 @pytest.mark.slow
 def test_the_guard_changes_no_bit_of_a_healthy_run(tiny, monkeypatch):
     """Without fusion: XLA fuses two programs differently, which rounds some last bits otherwise."""
+    from m3po_jax.learning import train_step
     from m3po_jax.ops import finite
-    from m3po_jax.training import train_step
 
     experiment = tiny.experiment
     options = {"xla_disable_hlo_passes": "fusion"}
@@ -211,7 +211,7 @@ def test_the_guard_changes_no_bit_of_a_healthy_run(tiny, monkeypatch):
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_an_environment_that_yields_nan_is_a_fault_and_no_skip(what, monkeypatch):
     from m3po_jax.envs import registry, toy
-    from m3po_jax.training import train_step
+    from m3po_jax.learning import train_step
     from m3po_jax.training.experiment import make_experiment
     from tests.integration.tiny_config import get_config
 

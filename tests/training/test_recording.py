@@ -9,7 +9,8 @@ import pytest
 
 from m3po_jax.config import ConfigError, from_config_dict
 from m3po_jax.envs import registry
-from m3po_jax.training import recording, state
+from m3po_jax.learning import state
+from m3po_jax.training import recording
 from m3po_jax.training.experiment import make_experiment
 from tests.integration.tiny_config import get_config
 

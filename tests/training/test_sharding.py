@@ -224,8 +224,8 @@ def test_a_missing_sum_over_devices_does_not_even_trace(monkeypatch):
     ],
 )
 def test_what_does_not_split_is_refused_by_name(changes, num_devices, words):
-    from m3po_jax.config_load import most_devices
     from m3po_jax.config_validation import validate
+    from m3po_jax.workload import most_devices
 
     parts = {
         part: dataclasses.replace(getattr(sharded_run.CONFIG, part), **values)

@@ -1,0 +1,1 @@
+"""Starting a run from what another one has learned."""

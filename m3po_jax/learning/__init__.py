@@ -1,0 +1,1 @@
+"""What is compiled: the agent's state, collecting, and every update."""

@@ -1,0 +1,272 @@
+"""Acting in the real environments: choosing actions and collecting trajectories."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from m3po_jax.config import Config
+from m3po_jax.envs.by_task import ByTaskEnv
+from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
+from m3po_jax.learning.state import AgentState, RolloutState
+from m3po_jax.networks.factory import Networks
+from m3po_jax.ops import checks, two_hot
+from m3po_jax.ops.observation_moments import normalize_observation
+from m3po_jax.planning import mppi, warm_start
+from m3po_jax.types import Trajectory
+from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_context, two_heads
+
+# Before the first update actions are tanh(N(0, 1)): nearly uniform, with a density.
+_RANDOM_STD = 1.0
+# A scale below this would turn rounding noise among equal returns into a preference.
+_MIN_PLAN_SCALE = 1e-3
+# Action sequences that a CPU predicts at once: what more of them leave behind exceeds its cache,
+# and planning takes up to twice as long per environment (docs/performance.md).
+_CPU_SEQUENCES = 2048
+
+
+class TaskRows(Protocol):
+    """What acting must know of the tasks of a batch; a `MultiTaskEnv` fits."""
+
+    @property
+    def task_id(self) -> Any:
+        """Index of the task of each row `[B]`."""
+
+    @property
+    def discount(self) -> Any:
+        """Discount per agent step of each task `[K]`."""
+
+
+class Actions(NamedTuple):
+    """Chosen actions and the Gaussian that drew them."""
+
+    u: jax.Array  # [B, A] pre-tanh
+    mean: jax.Array  # [B, A]
+    std: jax.Array  # [B, A], 0 where the action was not random
+    plan_mean: jax.Array  # [B, H, A] plan for the next warm start
+    return_spread: jax.Array  # [B] spread of the predicted returns in a population, 0 unplanned
+
+
+def random_actions(env: MultiTaskEnv | ByTaskEnv, plan_mean: jax.Array, keys: jax.Array) -> Actions:
+    """Actions tanh(N(0, 1)). `keys` `[B]` are consumed."""
+    mask = jnp.asarray(env.action_mask)[env.task_id]
+    std = _RANDOM_STD * mask
+    u = std * jax.vmap(lambda k: jax.random.normal(k, (env.action_size,)))(keys)
+    return Actions(u, jnp.zeros_like(u), std, plan_mean, jnp.zeros(env.batch_size))
+
+
+def prior_actions(
+    networks: Networks,
+    agent: AgentState,
+    rows: TaskRows,
+    observation: jax.Array,
+    plan_mean: jax.Array,
+    keys: jax.Array,
+    *,
+    explore: bool,
+) -> Actions:
+    """Actions of the policy alone: drawn, or its mean. `keys` `[B]` are consumed."""
+    context, z = perceive(networks, agent, observation, jnp.asarray(rows.task_id))
+    mean, std = networks.policy(agent.params.policy, z, context.e, context.action_mask)
+    if not explore:
+        std = jnp.zeros_like(std)
+    noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[-1:]))(keys)
+    return Actions(mean + std * noise, mean, std, plan_mean, jnp.zeros(mean.shape[:1]))
+
+
+def planned_actions(
+    networks: Networks,
+    agent: AgentState,
+    rows: TaskRows,
+    observation: jax.Array,
+    plan_mean: jax.Array,
+    keys: jax.Array,
+    *,
+    beta: jax.Array | None,
+    explore: bool,
+    cfg: Config,
+) -> Actions:
+    """Actions of the planner.
+
+    Args:
+        networks: The bundle.
+        agent: Parameters and the scale of returns.
+        rows: The tasks of the batch.
+        observation: `[B, O]`.
+        plan_mean: Shifted last plan `[B, H, A]`.
+        keys: One per environment `[B]`, consumed.
+        beta: Weight of the exploration value `[]`; `None` leaves it out.
+        explore: Whether to draw an elite and add noise.
+        cfg: The run's settings.
+    """
+    params = agent.params
+    model = WorldModelLatent(
+        world_model=params.world_model,
+        q=params.world_model["q"],
+        policy_params=params.policy,
+        networks=networks,
+    )
+    context, z = perceive(networks, agent, observation, jnp.asarray(rows.task_id))
+    scale = jnp.maximum(agent.statistics.plan_scale.mean, _MIN_PLAN_SCALE)
+    # Before its first update the running mean is zero and no scale at all.
+    scale = jnp.where(agent.statistics.plan_scale.weight > 0.0, scale, 1.0)
+
+    def plan(
+        z: jax.Array,
+        context: TaskContext,
+        plan_mean: jax.Array,
+        key: jax.Array,
+        discount: jax.Array,
+        scale: jax.Array,
+    ) -> mppi.Plan:
+        def exploration_value(z: jax.Array, u: jax.Array) -> jax.Array:
+            assert beta is not None
+            return beta * exploration_values(networks, agent.params.exploration, z, u, context)
+
+        return mppi.mppi_plan(
+            model,
+            z,
+            context,
+            plan_mean,
+            key,
+            action_mask=context.action_mask,
+            discount=discount,
+            return_scale=scale,
+            cfg=cfg.planner,
+            explore=explore,
+            exploration_value=None if beta is None else exploration_value,
+        )
+
+    per_env = (jnp.asarray(rows.discount)[rows.task_id], scale[rows.task_id])
+    inputs = (z, context, plan_mean, keys, *per_env)
+    plans = _map_rows(plan, inputs, size=_CPU_SEQUENCES // cfg.planner.num_samples)
+    spread = jnp.std(plans.returns, axis=-1)
+    return Actions(plans.u, plans.mean, plans.std, plans.plan_mean, spread)
+
+
+def _map_rows(function: Any, inputs: tuple[Any, ...], *, size: int) -> Any:
+    """`jax.vmap(function)(*inputs)`; on a CPU in chunks of about `size` rows."""
+    num_rows = jax.tree.leaves(inputs)[0].shape[0]
+    # An exported program takes any number of rows.
+    if jax.export.is_symbolic_dim(num_rows) or num_rows <= size:
+        return jax.vmap(function)(*inputs)
+    num_chunks = -(-num_rows // max(size, 1))
+    chunk = -(-num_rows // num_chunks)
+    return jax.lax.platform_dependent(
+        *inputs,
+        cpu=lambda *rows: jax.lax.map(lambda row: function(*row), rows, batch_size=chunk),
+        default=jax.vmap(function),
+    )
+
+
+def plan_with_two_heads(agent: AgentState, key: jax.Array) -> AgentState:
+    """The agent for `planned_actions` with two of its Q heads; collecting plans with these."""
+    params = agent.params
+    world_model = {**params.world_model, "q": two_heads(params.world_model["q"], key)}
+    return agent.replace(params=params.replace(world_model=world_model))
+
+
+def exploration_values(
+    networks: Networks, params: dict, z: jax.Array, u: jax.Array, context: TaskContext
+) -> jax.Array:
+    """Q_x(z, u) `[...]`: the discounted bonus that the bonus critic expects."""
+    lead = z.shape[:-1]
+    e = jnp.broadcast_to(context.e, (*lead, context.e.shape[-1]))
+    a = jnp.tanh(u) * jnp.broadcast_to(context.action_mask, u.shape)
+    return two_hot.decode(networks.exploration_logits(params, z, a, e), networks.support)
+
+
+def collect(
+    env: MultiTaskEnv | ByTaskEnv,
+    networks: Networks,
+    agent: AgentState,
+    rollout: RolloutState,
+    key: jax.Array,
+    *,
+    beta: jax.Array | None,
+    random: jax.Array,
+    cfg: Config,
+) -> tuple[RolloutState, Trajectory, Timestep, jax.Array]:
+    """Collects one unroll in all environments.
+
+    Args:
+        env: The environments.
+        networks: The bundle.
+        agent: The agent, which stays the same during the unroll.
+        rollout: Where collecting stands.
+        key: Consumed.
+        beta: Weight of the exploration value, or `None`.
+        random: `[]` bool, whether actions are random.
+        cfg: The run's settings.
+
+    Returns:
+        The new rollout state, the trajectory `[T, B, ...]`, the raw timesteps `[T, B, ...]` and the
+        spread of predicted returns `[T, B]`.
+    """
+    pool_key, action_key, head_key = jax.random.split(key, 3)
+    if cfg.planner.collect:
+        agent = plan_with_two_heads(agent, head_key)
+    pool: Any = env.draw_resets(pool_key)
+    task_id = jnp.asarray(env.task_id)
+
+    def choose(observation: jax.Array, plan_mean: jax.Array, keys: jax.Array) -> Actions:
+        if cfg.planner.collect:
+            return planned_actions(
+                networks, agent, env, observation, plan_mean, keys, beta=beta, explore=True, cfg=cfg
+            )
+        return prior_actions(networks, agent, env, observation, plan_mean, keys, explore=True)
+
+    def step(
+        carry: RolloutState, key: jax.Array
+    ) -> tuple[RolloutState, tuple[Trajectory, Timestep, jax.Array]]:
+        observation = carry.env.observation
+        actions = jax.lax.cond(
+            random,
+            lambda o, p, k: random_actions(env, p, k),
+            choose,
+            observation,
+            carry.plan_mean,
+            env.env_keys(key),
+        )
+        checks.check_finite("collecting, action and its distribution", actions)
+        env_state, timestep = env.step(carry.env, pool, jnp.tanh(actions.u))
+        ended = jnp.maximum(timestep.termination, timestep.truncation)
+        plan_mean = warm_start.reset_where(warm_start.shift(actions.plan_mean), ended)
+        transition = Trajectory(
+            observation=observation,
+            pre_tanh_action=actions.u,
+            reward=timestep.reward,
+            termination=timestep.termination,
+            truncation=timestep.truncation,
+            valid=timestep.valid,
+            next_observation=timestep.next_observation,
+            task_id=task_id,
+            behaviour_mean=actions.mean,
+            behaviour_std=actions.std,
+        )
+        return RolloutState(env_state, plan_mean), (transition, timestep, actions.return_spread)
+
+    start = rollout.replace(env=rollout.env.with_new_pool())
+    keys = jax.random.split(action_key, cfg.env.unroll_length)
+    end, (trajectory, timesteps, spread) = jax.lax.scan(step, start, keys)
+    return end, trajectory, timesteps, spread
+
+
+def perceive(
+    networks: Networks, agent: AgentState, observation: jax.Array, task_id: jax.Array
+) -> tuple[TaskContext, jax.Array]:
+    """What policy and critics see of observations `[..., O]` of tasks `[...]`.
+
+    Returns:
+        The task contexts and `z`: the latents `[..., Z]` or, with the encoder `observation`, the
+        normalised observations `[..., O]`, and then one-hot task ids as embeddings.
+    """
+    if networks.encoder == "observation":
+        e = jax.nn.one_hot(task_id, networks.world_model.num_tasks)
+        context = TaskContext(e, networks.action_mask(task_id))
+        moments = agent.statistics.observation
+        return context, normalize_observation(moments, observation, task_id)
+    params = agent.params.world_model
+    context = task_context(networks, params, task_id)
+    return context, networks.encode(params, observation, context.e)

@@ -1,0 +1,227 @@
+"""The folder of one run: which config it holds, and that one process at a time writes to it.
+
+Imports no JAX, so that a refusal comes at once.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from m3po_jax.config import Config
+from m3po_jax.workdir import overwriting, record
+from m3po_jax.workdir.record import CONFIG_FILE, WorkdirError, write_atomically
+
+METRICS_FILE = "metrics.csv"
+EVALUATION_FILE = "eval.jsonl"
+SAVED_EVALUATION_FILE = "saved_eval.jsonl"  # of `m3po-evaluate --save`
+CHECKPOINT_FOLDER = "checkpoints"
+FAULT_FOLDER = "fault"
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_FILE = ".wandb_id"
+LOCK_FILE = ".lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """A folder that is open for one run.
+
+    Attributes:
+        path: The folder, absolute.
+        resumed: Whether it held this run already.
+    """
+
+    path: pathlib.Path
+    resumed: bool
+
+
+@contextlib.contextmanager
+def open_workdir(
+    workdir: str | os.PathLike[str],
+    config: Config,
+    *,
+    overwrite: bool = False,
+    origin: Mapping[str, str] | None = None,
+) -> Iterator[Workdir]:
+    """Opens the folder for a new or a resumed run and holds its lock inside the `with` block.
+
+    Args:
+        workdir: The folder; made when it does not exist. Files of others in it stay untouched.
+        config: Settings of the run to start or to go on with.
+        overwrite: Start anew. The run that the folder holds is deleted when the new one has a
+            checkpoint (`forget_overwritten`); one that ends without leaves it as it was.
+        origin: What a run that starts from another has of it, by the flag that says so. Without
+            one a run is resumed whatever it started from.
+
+    Yields:
+        The open folder; its config.json holds `config` and `origin`.
+
+    Raises:
+        WorkdirError: Another process uses the folder, it cannot be written, or it holds a run
+            with another origin or with other settings than those in `CHANGEABLE`.
+    """
+    path = pathlib.Path(workdir).absolute()
+    with _os_errors_named(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / LOCK_FILE, "a+")  # noqa: SIM115 (held until the end of the block)
+    with lock:
+        _lock(lock, path)
+        with _os_errors_named(path):
+            overwriting.finish_moving(path)
+            _settle(path)
+            if overwrite and (path / CONFIG_FILE).exists():
+                record.read(path)  # refuses a config.json that is not ours
+                overwriting.set_aside(path, _files(path))
+        try:
+            with _os_errors_named(path):
+                new, resumed = _record(path, config, origin)
+                write_atomically(path / CONFIG_FILE, json.dumps(new, indent=2) + "\n")
+            yield Workdir(path, resumed)
+        finally:
+            _settle(path)
+
+
+def forget_overwritten(workdir: str | os.PathLike[str]) -> None:
+    """Deletes the run that a new one in the folder, which now has a checkpoint, replaces."""
+    overwriting.forget(pathlib.Path(workdir))
+
+
+def read_config(workdir: str | os.PathLike[str]) -> Config:
+    """Returns the settings of the run that the folder holds.
+
+    Raises:
+        WorkdirError: There is no run, or its config.json cannot be read by this version.
+    """
+    return record.config_of(pathlib.Path(workdir).absolute(), read_record(workdir))
+
+
+def read_record(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the config.json of the run that the folder holds, of whichever version.
+
+    Raises:
+        WorkdirError: There is no run, or its config.json is damaged.
+    """
+    path = pathlib.Path(workdir).absolute()
+    if not (path / CONFIG_FILE).exists():
+        raise WorkdirError(f"{path} holds no run (no {CONFIG_FILE}); train one there first")
+    return record.read(path)
+
+
+def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:
+    """Returns whether a finished checkpoint lies in the folder, without opening it."""
+    return any(child.name.isdigit() for child in _checkpoints(pathlib.Path(workdir)))
+
+
+def require_checkpoint(workdir: str | os.PathLike[str]) -> None:
+    """Refuses a run without a checkpoint, before anything slow.
+
+    Raises:
+        WorkdirError: There is none yet.
+    """
+    if not has_checkpoint(workdir):
+        raise WorkdirError(f"{workdir} has no checkpoint yet; train longer first")
+
+
+def has_begun(workdir: str | os.PathLike[str]) -> bool:
+    """Returns whether a run in the folder has anything to lose: a checkpoint or metrics."""
+    return has_checkpoint(workdir) or (pathlib.Path(workdir) / METRICS_FILE).exists()
+
+
+def holds_metrics(workdir: str | os.PathLike[str]) -> bool:
+    """Returns whether a run in the folder has written metrics or an evaluation."""
+    return any((pathlib.Path(workdir) / name).exists() for name in (METRICS_FILE, EVALUATION_FILE))
+
+
+@contextlib.contextmanager
+def _os_errors_named(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WorkdirError(
+            f"cannot use the workdir {path}: {error.strerror or error} ({error.filename}); "
+            "give --workdir a folder that can be written"
+        ) from error
+
+
+def _lock(lock: Any, path: pathlib.Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        raise WorkdirError(
+            f"{path} is in use by {owner}; wait for it or stop it, or give another --workdir"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+
+
+def _record(
+    path: pathlib.Path, config: Config, origin: Mapping[str, str] | None
+) -> tuple[dict[str, Any], bool]:
+    """Returns the new config.json, and whether it is that of a run which goes on."""
+    if not (path / CONFIG_FILE).exists():
+        _refuse_headless(path)
+        return record.new(config, origin), False
+    old = record.read(path)
+    if has_begun(path):
+        return record.resumed(path, old, config, origin), True
+    if origin is None and record.ORIGIN in old:
+        source = old[record.ORIGIN]["from"]
+        raise WorkdirError(
+            f"{path} is for a run that starts from {source}, and nothing of that is there yet; "
+            "m3po-finetune starts it"
+        )
+    # A start that was refused or cut short left nothing to go on with.
+    return record.new(config, origin), False
+
+
+def _checkpoints(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders of checkpoints, unfinished ones included, and nothing else there."""
+    folder = path / CHECKPOINT_FOLDER
+    if not folder.is_dir() or folder.is_symlink():
+        return []
+    return [
+        child
+        for child in folder.iterdir()
+        if child.is_dir() and child.name.partition(".")[0].isdigit()
+    ]
+
+
+def _refuse_headless(path: pathlib.Path) -> None:
+    """Files of a run without its config must not be taken for those of a new run."""
+    names = [name for name in (METRICS_FILE, EVALUATION_FILE) if (path / name).exists()]
+    for name in [*names, *([CHECKPOINT_FOLDER] if _checkpoints(path) else [])]:
+        raise WorkdirError(
+            f"{path} holds {name} but no {CONFIG_FILE}, so the run in it cannot be told; "
+            f"put {CONFIG_FILE} back, remove {path / name}, or give another --workdir"
+        )
+
+
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+    """Files and folders of the run and nothing else."""
+    files = _checkpoints(path)
+    if (path / FAULT_FOLDER / CONFIG_FILE).exists():
+        files.append(path / FAULT_FOLDER)
+    files += (path / TENSORBOARD_FOLDER).glob("events.out.tfevents.*")
+    names = (METRICS_FILE, EVALUATION_FILE, SAVED_EVALUATION_FILE, WANDB_FILE, CONFIG_FILE)
+    return [*files, *(path / name for name in names if (path / name).exists())]
+
+
+def _settle(path: pathlib.Path) -> None:
+    """Decides between a run that was set aside and the one that was to replace it."""
+    if not overwriting.is_set_aside(path):
+        return
+    if has_checkpoint(path):
+        overwriting.forget(path)
+        return
+    for file in _files(path):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    overwriting.put_back(path)

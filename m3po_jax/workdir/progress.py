@@ -1,0 +1,242 @@
+"""What a run says while it runs: a live display on a terminal, plain lines elsewhere."""
+
+import collections
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TextIO
+
+import rich.console
+import rich.live
+import rich.progress_bar
+import rich.table
+import rich.text
+
+from m3po_jax.workdir.metrics import STEP
+
+_RETURN = "rollout/episode_return/"
+_BONUS = "exploration/bonus"
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARK_WIDTH = 24
+_MAX_TASK_LINES = 12
+_SPEED_WINDOW_S = 60.0
+
+
+class History:
+    """A curve of any length in a bounded number of points, each the mean of as many values."""
+
+    def __init__(self, width: int = _SPARK_WIDTH):
+        """Holds up to `width` points."""
+        self._width = width
+        self._points: list[float] = []
+        self._stride = 1
+        self._waiting: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Appends a finite value."""
+        self._waiting.append(value)
+        if len(self._waiting) < self._stride:
+            return
+        self._points.append(sum(self._waiting) / self._stride)
+        self._waiting = []
+        if len(self._points) == 2 * self._width:
+            pairs = zip(self._points[::2], self._points[1::2], strict=True)
+            self._points = [(a + b) / 2.0 for a, b in pairs]
+            self._stride *= 2
+
+    def sparkline(self) -> str:
+        """The curve from its lowest to its highest point as a line of bars."""
+        shown = self._points
+        if len(shown) > self._width:
+            pairs = (shown[i : i + 2] for i in range(0, len(shown), 2))
+            shown = [sum(pair) / len(pair) for pair in pairs]
+        if not shown:
+            return ""
+        low, high = min(shown), max(shown)
+        scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+        return "".join(_BARS[round((x - low) * scale)] for x in shown)
+
+
+class _Console(rich.console.Console):
+    def on_broken_pipe(self) -> None:
+        """Gives up the output, as when it is piped to `head`; the default ends the process."""
+        self.quiet = True
+        if self.file is sys.stdout:  # or Python would stumble over it when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Progress:
+    """Says how far a run is, from rows of metrics.csv alone.
+
+    It computes nothing on the device and waits for nothing. An output that fails, as a closed
+    terminal does, is given up in silence: it is no reason to end a run. The speed is that of the
+    last minute, because steps before the first update cost less.
+    """
+
+    def __init__(
+        self,
+        total_env_steps: int,
+        *,
+        kl_bound: float | None = None,
+        quiet: bool = False,
+        min_interval_s: float | None = None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        memory: Callable[[], int] | None = None,
+    ):
+        """Prepares the display; nothing is shown before the first call.
+
+        Args:
+            total_env_steps: End of the run.
+            kl_bound: Bound of the trust region, shown beside the measured KL.
+            quiet: Shows nothing at all.
+            min_interval_s: Least seconds between two lines, by default 5, or 0.2 on a terminal.
+            stream: Where to print, by default stdout.
+            clock: Seconds.
+            memory: Bytes in use.
+        """
+        self._total = total_env_steps
+        self._kl_bound = kl_bound
+        self._clock = clock
+        self._memory = memory or memory_in_use
+        self._last_shown = -float("inf")
+        self._recent: collections.deque[tuple[float, int]] = collections.deque()
+        self._returns: dict[str, float] = {}
+        self._histories: dict[str, History] = {}
+        # soft_wrap: a line stays one line in a log file, however long
+        self._console = _Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+        self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._min_interval_s = min_interval_s or (0.2 if self._is_live else 5.0)
+        self._live: rich.live.Live | None = None
+        self._silent = quiet
+
+    def say(self, text: str) -> None:
+        """Prints a line at once, above the display if there is one."""
+        self._output(lambda: self._console.print(text, markup=False))
+
+    def update(self, row: Mapping[str, float]) -> None:
+        """Notes a row of metrics.csv and shows it, unless the last one was shown just before."""
+        now, env_steps = self._clock(), int(row[STEP])
+        self._recent.append((now, env_steps))
+        while len(self._recent) > 2 and now - self._recent[0][0] > _SPEED_WINDOW_S:
+            self._recent.popleft()
+        for name, value in row.items():
+            if not name.startswith(_RETURN):
+                continue
+            task = name.removeprefix(_RETURN)
+            self._returns.setdefault(task, math.nan)
+            if math.isfinite(value):
+                self._returns[task] = value
+                self._histories.setdefault(task, History()).add(value)
+        if now - self._last_shown < self._min_interval_s and env_steps < self._total:
+            return
+        self._last_shown = now
+        self._output(lambda: self._show(now, env_steps, row))
+
+    def close(self) -> None:
+        """Leaves the last state of the display standing; nothing more is drawn over it."""
+        live, self._live = self._live, None
+        if live is not None:
+            self._output(live.stop)
+
+    def __enter__(self) -> "Progress":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the display."""
+        self.close()
+
+    def _output(self, show: Callable[[], None]) -> None:
+        if self._silent:
+            return
+        try:
+            show()
+        except OSError:
+            self._silent = True
+        except ValueError:
+            if not self._console.file.closed:
+                raise
+            self._silent = True
+
+    def _show(self, now: float, env_steps: int, row: Mapping[str, float]) -> None:
+        facts = [*self._speed(now, env_steps), *self._state(row)]
+        if not self._is_live:
+            position = f"{env_steps:,}/{self._total:,} env steps  {env_steps / self._total:4.0%}"
+            scores = ", ".join(f"{name} {_score(x)}" for name, x in self._returns.items())
+            parts = [position, *facts, *([f"return: {scores}"] if scores else [])]
+            self._console.print("  ".join(parts), markup=False)
+            return
+        if self._live is None:
+            self._live = rich.live.Live(console=self._console, auto_refresh=False)
+            self._live.start()
+            # A second signal ends the process at once: no hidden cursor may be left behind.
+            self._console.show_cursor(True)
+        self._live.update(self._display(env_steps, facts), refresh=True)
+
+    def _speed(self, now: float, env_steps: int) -> list[str]:
+        then, steps_then = self._recent[0]
+        if now <= then or env_steps <= steps_then:
+            return []
+        rate = (env_steps - steps_then) / (now - then)
+        left = max(self._total - env_steps, 0) / rate
+        return [f"{rate:,.0f} steps/s", f"{_duration(left)} left"]
+
+    def _state(self, row: Mapping[str, float]) -> list[str]:
+        facts = []
+        kl = row.get("policy/kl", math.nan)
+        if math.isfinite(kl):
+            bound = "" if self._kl_bound is None else f" of {self._kl_bound:.3g}"
+            facts.append(f"KL {kl:.3f}, at most {row['policy/kl_max']:.3f}{bound}")
+        bonuses = [x for name, x in row.items() if name.startswith(_BONUS) and math.isfinite(x)]
+        if bonuses:
+            facts.append(f"bonus {sum(bonuses) / len(bonuses):.2f}")
+        return [*facts, f"memory {self._memory() / 2**30:.1f} GiB"]
+
+    def _display(self, env_steps: int, facts: Sequence[str]) -> rich.console.Group:
+        share = min(1.0, env_steps / self._total)
+        head = rich.table.Table.grid(padding=(0, 1))
+        head.add_row(
+            rich.progress_bar.ProgressBar(total=1.0, completed=share, width=20),
+            f"[bold]{share:.0%}[/bold] {env_steps:,}/{self._total:,} env steps",
+        )
+        tasks = rich.table.Table.grid(padding=(0, 2))
+        room = max(1, min(_MAX_TASK_LINES, self._console.height - 6))
+        for name, value in list(self._returns.items())[:room]:
+            line = self._histories[name].sparkline() if name in self._histories else ""
+            tasks.add_row(
+                rich.text.Text(f"  {name}"),
+                rich.text.Text(_score(value), justify="right"),
+                rich.text.Text(line, style="cyan"),
+            )
+        hidden = len(self._returns) - room
+        more = [rich.text.Text(f"  and {hidden} more tasks")] if hidden > 0 else []
+        return rich.console.Group(head, rich.text.Text("  ".join(facts)), tasks, *more)
+
+
+def memory_in_use() -> int:
+    """Bytes in use on the first device, or of this process where the device is the CPU."""
+    import jax  # here, so that commands refuse a mistake before this slow import
+
+    device = jax.local_devices()[0]
+    statistics = device.memory_stats() or {}
+    if "bytes_in_use" in statistics:
+        return int(statistics["bytes_in_use"])
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux: the largest so far, in bytes on macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _score(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {seconds:02d}s"

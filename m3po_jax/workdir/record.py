@@ -1,0 +1,219 @@
+"""config.json of a run: its settings, what it started from, and the versions that wrote it.
+
+Imports no JAX, so that a refusal comes at once.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from m3po_jax.config import Config, ConfigError, UserError, flatten, from_config_dict
+from m3po_jax.version import VERSION
+
+CONFIG_FILE = "config.json"
+# In config.json of a run that starts from another.
+ORIGIN = "origin"
+
+# Settings of `train` that came later, as runs of before behaved.
+_BEFORE = {"fsdp_devices": 1, "task_placement": "replicated", "final_learning_rate_scale": 1.0}
+# What a resumed run may change: how long it goes on and how often it reports. The first may only
+# grow; the schedules of bonus and step sizes then stretch to the new end.
+CHANGEABLE = (
+    "train.total_env_steps",
+    "train.eval_every",
+    "train.eval_episodes",
+    "train.eval_policy",
+    "train.checkpoint_every",
+    "train.log_every",
+    "train.max_skipped_updates",
+    "train.num_devices",
+    "train.fsdp_devices",
+    "train.task_placement",
+)
+
+_LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "brax",
+    "mujoco",
+    "mujoco-mjx",
+    "playground",
+    "ml-collections",
+    "numpy",
+)
+
+
+class WorkdirError(UserError):
+    """The folder cannot be used as it is; the text says what to do."""
+
+
+def new(config: Config, origin: Mapping[str, str] | None) -> dict[str, Any]:
+    """Returns the config.json of a run that begins; `origin` as in `workdir.open_workdir`."""
+    return {
+        "config": dataclasses.asdict(config),
+        **({} if origin is None else {ORIGIN: dict(origin)}),
+        "versions": versions(),
+        "commit": commit(),
+        "history": [],
+    }
+
+
+def resumed(
+    path: pathlib.Path, old: dict[str, Any], config: Config, origin: Mapping[str, str] | None
+) -> dict[str, Any]:
+    """Returns the config.json of a run that goes on; what it replaces is added to `history`.
+
+    Args:
+        path: The folder.
+        old: Its config.json so far.
+        config: Settings to go on with.
+        origin: As in `workdir.open_workdir`.
+
+    Raises:
+        WorkdirError: The run has another origin, or settings that differ and may not.
+    """
+    origin = _same_origin(path, old.get(ORIGIN), origin)
+    before = flatten(dataclasses.asdict(config_of(path, old)))
+    after = flatten(dataclasses.asdict(config))
+    changed = {key: before[key] for key in before if before[key] != after[key]}
+    refused = [key for key in changed if key not in CHANGEABLE]
+    if after["train.total_env_steps"] < before["train.total_env_steps"]:
+        refused.append("train.total_env_steps")
+    if refused:
+        lines = [f"  {key}: {before[key]!r} there, {after[key]!r} asked for" for key in refused]
+        raise WorkdirError(
+            f"{path} holds a run with another config:\n" + "\n".join(lines) + "\n"
+            "Ask for the same settings to resume it (only train.total_env_steps, to more, and the "
+            "eval, checkpoint, log, max_skipped_updates and device settings may change), give "
+            "another --workdir, or delete that run with --overwrite."
+        )
+    record = new(config, origin)
+    record["history"] = old.get("history", [])
+    past = {"changed": changed, "versions": old["versions"], "commit": old.get("commit")}
+    if changed or past["versions"] != record["versions"] or past["commit"] != record["commit"]:
+        record["history"] = [*record["history"], past]
+    return record
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the config.json in a folder, of whichever version.
+
+    Raises:
+        WorkdirError: It is damaged, or not ours.
+    """
+    file = path / CONFIG_FILE
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkdirError(
+            f"{file} cannot be read ({error}); put the file back, or move the folder away and "
+            "start anew"
+        ) from error
+    if not _is_ours(record):
+        raise WorkdirError(f"{file} was not written by m3po_jax; give another --workdir")
+    return dict(record)
+
+
+def config_of(path: pathlib.Path, record: dict[str, Any]) -> Config:
+    """Returns the settings in a config.json, which lies in the folder `path`.
+
+    Raises:
+        WorkdirError: It is of a version with other settings.
+    """
+    settings = dict(record["config"])
+    if isinstance(settings.get("train"), dict):
+        settings["train"] = {**_BEFORE, **settings["train"]}
+    try:
+        return from_config_dict(settings)
+    except ConfigError as error:
+        writer = _release(record["versions"]["m3po_jax"], record.get("commit"))
+        raise WorkdirError(
+            f"{path / CONFIG_FILE} was written by {writer}, and this is "
+            f"{_release(VERSION, commit())} ({error}); read it with the one that "
+            "wrote it, or give another --workdir"
+        ) from error
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Replaces a file such that a kill at any moment leaves the old or the new text."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, of this package and of the libraries that decide results."""
+    found = {"python": platform.python_version(), "m3po_jax": VERSION}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def commit() -> str | None:
+    """Returns the git commit of this package, '+changes' behind it where files differ from it."""
+    package = pathlib.Path(__file__).parent.parent
+    try:
+        # an installed copy can lie inside a checkout of something else: only tracked files count
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        head = _git(package, "rev-parse", "HEAD")
+        return head + ("+changes" if _git(package, "status", "--porcelain", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(
+        command, capture_output=True, check=True, text=True, timeout=10
+    ).stdout.strip()
+
+
+def _same_origin(
+    path: pathlib.Path, before: dict[str, str] | None, asked: Mapping[str, str] | None
+) -> Mapping[str, str] | None:
+    """Returns what the run in the folder started from; refuses to go on as if it was another."""
+    if asked is None:
+        return before
+    if before is None:
+        raise WorkdirError(
+            f"{path} holds a run that was not started by m3po-finetune; give another --workdir, "
+            "or go on with it by m3po-train"
+        )
+    changed = [name for name in before if before[name] != asked.get(name)]
+    if changed:
+        lines = [
+            f"  --{name}={before[name]} there, {asked.get(name)} asked for" for name in changed
+        ]
+        raise WorkdirError(
+            f"{path} holds a run that has begun otherwise:\n" + "\n".join(lines) + "\n"
+            "Ask for the same to resume it, give another --workdir, or delete that run with "
+            "--overwrite."
+        )
+    return before
+
+
+def _is_ours(record: Any) -> bool:
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("config"), dict)
+        and isinstance(record.get("versions"), dict)
+        and "m3po_jax" in record["versions"]
+    )
+
+
+def _release(version: str, commit: str | None) -> str:
+    return f"m3po_jax {version}" + (f" of commit {commit}" if commit else "")

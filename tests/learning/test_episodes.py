@@ -1,0 +1,89 @@
+"""What an evaluation says of tasks with and without a goal."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m3po_jax.config import from_config_dict
+from m3po_jax.envs import base
+from m3po_jax.learning.state import init_agent
+from m3po_jax.training.evaluator import _EVALUATION_STREAM, Evaluator
+from m3po_jax.training.experiment import make_experiment
+from tests.integration.tiny_config import get_config
+
+EPISODES = 16
+
+
+class FromTheRight:
+    """Succeeds at the first step if it starts right of zero."""
+
+    observation_size, action_size, episode_length, can_terminate = 2, 1, 4, False
+
+    def reset(self, key):
+        x = jax.random.normal(key, ())
+        return self._state(jnp.stack([x, 0.0]))
+
+    def step(self, state, action):
+        return self._state(state.physics + jnp.array([0.0, 1.0]))
+
+    def _state(self, x):
+        zero = jnp.zeros((), jnp.float32)
+        success = jnp.float32(self.succeeds(x))
+        return base.GoalState(
+            physics=x, observation=x, reward=zero, termination=zero, success=success
+        )
+
+    def succeeds(self, x):
+        return (x[0] > 0.0) & (x[1] == 1.0)
+
+
+class AtTheEnd(FromTheRight):
+    """Succeeds at the last step, after which the environment is reset."""
+
+    episode_length = 9
+
+    def succeeds(self, x):
+        return x[1] == 9.0
+
+
+class Never(FromTheRight):
+    """Has a goal that is not met; in its first state alone, which is no step."""
+
+    def succeeds(self, x):
+        return x[1] == 0.0
+
+
+@pytest.fixture(scope="module")
+def evaluated():
+    """The scores, and the first observations of each episode `[B, O]`."""
+    tree = get_config()
+    names = [f"{__name__}:{kind.__name__}" for kind in (FromTheRight, AtTheEnd, Never)]
+    tree.tasks = (*names, "toy/PointReachA")
+    tree.train.num_devices = 1
+    experiment = make_experiment(from_config_dict(tree))
+    agent = init_agent(experiment.networks, experiment.optimizers, jax.random.key(0))
+    result = Evaluator(experiment, episodes=EPISODES)(agent, policy="random", seed=5)
+    key = jax.random.fold_in(jax.random.key(5), _EVALUATION_STREAM)
+    start = experiment.env.resized(EPISODES).init(jax.random.split(key)[0], stagger=False)
+    return result, start.observation
+
+
+def test_success_is_the_share_of_episodes_with_it(evaluated):
+    result, start = evaluated
+    x = start[:, 0].reshape(EPISODES, 4)[:, 0]  # one episode of each of the four tasks in turn
+    share = result["tasks"][f"{__name__}:FromTheRight"]["success_rate"]
+    # Episodes that follow the first while longer tasks go on start elsewhere, and do not count.
+    assert share == np.mean(x > 0.0) and 0.0 < share < 1.0
+    # Over the three tasks with a goal.
+    assert result["success_mean"] == pytest.approx((share + 1.0 + 0.0) / 3.0)
+
+
+def test_success_at_the_last_step_counts_and_a_start_is_no_step(evaluated):
+    tasks = evaluated[0]["tasks"]
+    assert tasks[f"{__name__}:AtTheEnd"]["success_rate"] == 1.0
+    assert tasks[f"{__name__}:Never"]["success_rate"] == 0.0
+
+
+def test_a_task_without_a_goal_has_no_success(evaluated):
+    assert evaluated[0]["tasks"]["toy/PointReachA"]["success_rate"] is None

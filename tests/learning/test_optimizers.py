@@ -1,0 +1,59 @@
+"""Step sizes over a run. Adam's steps under a constant gradient have the size of its step size."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m3po_jax.config import Config
+from m3po_jax.learning.state import make_optimizers
+
+ITERATIONS, TRANSITIONS = 5, 8
+
+
+def config(scale=0.1, **policy):
+    base = Config()
+    return dataclasses.replace(
+        base,
+        policy=dataclasses.replace(base.policy, epochs=2, minibatches=1, **policy),
+        train=dataclasses.replace(
+            base.train, final_learning_rate_scale=scale, updates_per_transition=0.5
+        ),
+    )
+
+
+def step_sizes(part, cfg, count):
+    optimizers = make_optimizers(cfg, iterations=ITERATIONS, transitions=TRANSITIONS)
+    optimizer = getattr(optimizers, part)
+    params = {"dynamics": jnp.zeros(1)}
+    state, sizes = optimizer.init(params), []
+    for _ in range(count):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        sizes.append(-float(updates["dynamics"][0]))
+    return np.array(sizes)
+
+
+@pytest.mark.parametrize(
+    ("part", "policy", "steps"),
+    [
+        ("world_model", {}, 20),  # half an update for each of 40 transitions
+        ("policy", {}, 40),  # and two epochs in each
+        ("policy", {"data": "real"}, 10),  # two epochs in each iteration
+    ],
+)
+def test_step_sizes_fall_linearly_to_their_share_over_the_run(part, policy, steps):
+    cfg = config(**policy)
+    first = getattr(cfg, part).learning_rate
+    sizes = step_sizes(part, cfg, steps + 3)
+    expected = first * np.maximum(1.0 - 0.9 * np.arange(steps + 3) / steps, 0.1)
+    np.testing.assert_allclose(sizes, expected, rtol=1e-4)
+
+
+def test_a_share_of_one_and_the_critics_keep_their_step_sizes():
+    sizes = step_sizes("world_model", config(scale=1.0), 30)
+    np.testing.assert_allclose(sizes, config().world_model.learning_rate, rtol=1e-4)
+    for part in ("critic", "exploration"):
+        sizes = step_sizes(part, config(), 30)
+        np.testing.assert_allclose(sizes, getattr(config(), part).learning_rate, rtol=1e-4)

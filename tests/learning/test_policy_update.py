@@ -1,0 +1,124 @@
+"""The advantages of imagined and real samples, by hand."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m3po_jax import config as config_lib
+from m3po_jax.learning import policy_update
+from m3po_jax.ops import statistics
+from m3po_jax.types import Trajectory
+from m3po_jax.world_model.imagine import Imagined
+from m3po_jax.world_model.latent import TaskContext
+
+NETWORKS = types.SimpleNamespace(
+    action_size=1,
+    world_model=types.SimpleNamespace(num_tasks=1, has_termination=True),
+    policy=lambda params, z, e, mask: (jnp.zeros((*z.shape[:-1], 1)), jnp.ones((*z.shape[:-1], 1))),
+)
+AGENT = types.SimpleNamespace(params=types.SimpleNamespace(world_model=None, policy=None))
+
+
+def context_of(shape):
+    return TaskContext(jnp.zeros((*shape, 1)), jnp.ones((*shape, 1)))
+
+
+class Worthless:
+    """A model whose states are all worth nothing."""
+
+    def two_heads(self, key):
+        return self
+
+    def state_value(self, z, context):
+        return jnp.zeros(z.shape[:-1])
+
+
+def imagined_samples(monkeypatch, reward, continuation):
+    """Weights and advantages `[B, H]` of imagined rewards and continuations `[H, B]`."""
+    horizon, batch = reward.shape
+    z, u = jnp.zeros((horizon, batch, 2)), jnp.zeros((horizon, batch, 1))
+    imagined = Imagined(z, z, u, u, u + 1.0, jnp.asarray(reward), jnp.asarray(continuation))
+    monkeypatch.setattr(policy_update, "target_model", lambda *args: Worthless())
+    monkeypatch.setattr(policy_update, "task_context", lambda *args: context_of((batch,)))
+    monkeypatch.setattr(policy_update, "imagine", lambda *args: imagined)
+    cfg = config_lib.Config(policy=config_lib.PolicyConfig(imagined_horizon=horizon))
+    data = policy_update.imagined_policy_data(
+        NETWORKS, AGENT, z[0], np.zeros(batch, np.int32), jnp.full(batch, 0.9), jax.random.key(0),
+        beta=None, cfg=cfg,
+    )  # fmt: skip
+    return np.asarray(data.weight).reshape(batch, -1), np.asarray(data.advantage).reshape(batch, -1)
+
+
+REWARD = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+
+
+def test_what_is_imagined_behind_an_end_moves_no_other_advantage(monkeypatch):
+    continuation = np.ones_like(REWARD)
+    continuation[0, :3] = 1e-4  # three of six end at their first step, all but for certain
+    wild = REWARD.copy()
+    wild[1:, :3] = 5.0
+    _, plain = imagined_samples(monkeypatch, REWARD, continuation)
+    weight, advantage = imagined_samples(monkeypatch, wild, continuation)
+    np.testing.assert_allclose(weight[:3], [[1.0, 1e-4, 1e-4]] * 3)
+    real = weight > 0.5
+    np.testing.assert_allclose(advantage[real], plain[real], atol=0.05)
+    assert np.average(advantage, weights=weight) == pytest.approx(0.0, abs=1e-5)
+    assert np.average(advantage**2, weights=weight) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_what_can_not_be_reached_has_no_advantage(monkeypatch):
+    continuation = np.ones_like(REWARD)
+    continuation[0, :3] = 0.0
+    wild = REWARD.copy()
+    wild[1:, :3] = 1e3
+    _, plain = imagined_samples(monkeypatch, REWARD, continuation)
+    weight, advantage = imagined_samples(monkeypatch, wild, continuation)
+    np.testing.assert_array_equal(advantage, plain)
+    assert not advantage[weight == 0.0].any()
+
+
+def test_without_an_end_all_imagined_samples_count_alike(monkeypatch):
+    weight, advantage = imagined_samples(monkeypatch, REWARD, np.ones_like(REWARD))
+    np.testing.assert_array_equal(weight, 1.0)
+    assert advantage.mean() == pytest.approx(0.0, abs=1e-6)
+    assert advantage.std() == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_fault_leaks_into_no_advantage(monkeypatch):
+    """V = 100 everywhere, r = 1 and gamma = 0.99: no advantage anywhere but in the fault itself."""
+    valid = np.array([1.0, 0.0, 1.0], np.float32)[:, None]
+    state, zero = np.zeros((3, 1, 2), np.float32), np.zeros((3, 1, 1), np.float32)
+    trajectory = Trajectory(
+        observation=state,
+        pre_tanh_action=zero,
+        reward=valid,
+        termination=0.0 * valid,
+        truncation=1.0 - valid,
+        valid=valid,
+        next_observation=state,
+        task_id=np.zeros((3, 1), np.int32),
+        behaviour_mean=zero,
+        behaviour_std=zero + 1.0,
+    )
+    monkeypatch.setattr(
+        policy_update,
+        "encode_trajectory",
+        lambda networks, agent, trajectory: (context_of((3, 1)), state, state),
+    )
+    monkeypatch.setattr(
+        policy_update,
+        "model_free_value",
+        lambda networks, agent, z, e: jnp.full(z.shape[:-1], 100.0),
+    )
+    # As they are: normalised, rounding noise would be of size 1.
+    monkeypatch.setattr(statistics, "normalize_per_task", lambda x, *args, **options: x)
+    cfg = config_lib.Config(policy=config_lib.PolicyConfig(lambda_=0.95))
+    data = policy_update.real_policy_data(
+        NETWORKS, AGENT, trajectory, jnp.full(1, 0.99), beta=None, cfg=cfg
+    )
+    # The fault pays nothing and its value is discounted: -1, and -0.94 a step before if it leaked.
+    np.testing.assert_allclose(data.advantage, [0.0, -1.0, 0.0], atol=1e-4)
+    np.testing.assert_array_equal(data.weight, valid[:, 0])

@@ -1,0 +1,103 @@
+"""What a fault of the physics may reach of what the fresh rollout teaches."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m3po_jax import config as config_lib
+from m3po_jax.learning import update
+from m3po_jax.ops import statistics
+from m3po_jax.types import Trajectory
+from m3po_jax.world_model.latent import TaskContext
+
+GAMMA = jnp.full(1, 0.99)
+
+
+def column(*values):
+    return np.array(values, np.float32)[:, None]
+
+
+def trajectory(*, valid, termination=None, truncation=None):
+    """One environment that pays 1 for each valid step; its faults are truncations."""
+    zeros = np.zeros_like(valid)
+    state, action = np.zeros((*valid.shape, 2), np.float32), np.zeros((*valid.shape, 1), np.float32)
+    return Trajectory(
+        observation=state,
+        pre_tanh_action=action,
+        reward=valid,
+        termination=zeros if termination is None else termination,
+        truncation=1.0 - valid if truncation is None else truncation,
+        valid=valid,
+        next_observation=state,
+        task_id=np.zeros(valid.shape, np.int32),
+        behaviour_mean=action,
+        behaviour_std=action + 1.0,
+    )
+
+
+@pytest.fixture
+def worth_100(monkeypatch):
+    """Every state is worth 100: with rewards of 1 and gamma 0.99 nothing is to be learned."""
+
+    def encode(networks, agent, trajectory):
+        shape = trajectory.valid.shape
+        context = TaskContext(jnp.zeros((*shape, 1)), jnp.ones((*shape, 1)))
+        return context, trajectory.observation, trajectory.next_observation
+
+    monkeypatch.setattr(update, "encode_trajectory", encode)
+    monkeypatch.setattr(
+        update, "model_free_value", lambda networks, agent, z, e: jnp.full(z.shape[:-1], 100.0)
+    )
+
+
+def test_the_next_row_counts_within_an_episode_and_without_a_fault():
+    steps = trajectory(
+        valid=column(1, 1, 1, 0, 1, 0),
+        termination=column(1, 0, 0, 0, 0, 0),
+        truncation=column(0, 0, 0, 1, 0, 1),
+    )
+    np.testing.assert_array_equal(update.continues(steps), column(0, 1, 0, 0, 0, 0))
+
+
+def test_without_a_fault_only_the_end_of_an_episode_stops_a_return():
+    truncation = column(0, 1, 0, 0)
+    steps = trajectory(valid=np.ones((4, 1), np.float32), truncation=truncation)
+    np.testing.assert_array_equal(update.continues(steps), 1.0 - truncation)
+
+
+def test_a_fault_leaks_into_no_return(worth_100, monkeypatch):
+    monkeypatch.setattr(update, "_fit", lambda *args, **kwargs: (None, None, {}))
+    same = lambda **changes: None  # noqa: E731
+    agent = types.SimpleNamespace(
+        params=types.SimpleNamespace(critic=None, replace=same), critic_opt=None, replace=same
+    )
+    optimizer = networks = None
+    cfg = config_lib.Config(critic=config_lib.CriticConfig(lambda_=0.95))
+    steps = trajectory(valid=column(1, 0, 1))
+    _, metrics = update.critic_update(networks, optimizer, agent, steps, GAMMA, None, cfg=cfg)
+    # Both valid steps: 1 + 0.99 * 100. The fault pays nothing and leads nowhere: 0.99 * 100.
+    assert float(metrics["critic/target"]) == pytest.approx(100.0, abs=1e-3)
+
+
+class _SeenError(Exception):
+    """Carries what the bonus was asked with."""
+
+
+def test_the_bonus_is_told_what_is_valid(worth_100, monkeypatch):
+    def spy(*args, **options):
+        raise _SeenError(options["valid"])
+
+    model = types.SimpleNamespace(
+        next=lambda z, u, context: (z, jnp.zeros(z.shape[:-1]), jnp.ones(z.shape[:-1])),
+        state_value=lambda z, context: jnp.zeros(z.shape[:-1]),
+    )
+    monkeypatch.setattr(update, "target_model", lambda *args: model)
+    monkeypatch.setattr(update.exploration, "discrepancy_bonus", spy)
+    moments = types.SimpleNamespace(discrepancy=statistics.init_running_moments(1))
+    agent, cfg = types.SimpleNamespace(statistics=moments), config_lib.Config()
+    steps = trajectory(valid=column(1, 0, 1))
+    with pytest.raises(_SeenError) as caught:
+        update.exploration_update(None, None, agent, steps, GAMMA, None, cfg=cfg)
+    np.testing.assert_array_equal(caught.value.args[0], steps.valid)

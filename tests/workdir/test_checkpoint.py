@@ -1,0 +1,385 @@
+import contextlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import time
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from m3po_jax.workdir import stored_leaves
+from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
+from m3po_jax.workdir.metrics import MetricsError, MetricsWriter
+
+
+@flax.struct.dataclass
+class State:
+    key: jax.Array
+    keys: jax.Array
+    params: dict
+    opt: optax.OptState
+    counter: jax.Array
+    env: tuple
+
+
+def make_state(seed=0):
+    key = jax.random.key(seed)
+    params = {
+        "encoder": {"w": jax.random.normal(key, (3, 2)), "b": jnp.zeros(2)},
+        "head": {"w": jnp.ones((2, 1), jnp.float32)},
+    }
+    fast = optax.chain(optax.clip(1.0), optax.adam(1.0))
+    optimizer = optax.multi_transform(
+        {"slow": optax.adam(1e-4), "fast": fast}, {"encoder": "slow", "head": "fast"}
+    )
+    return State(
+        key=key,
+        keys=jax.random.split(key, 4),
+        params=params,
+        opt=optimizer.init(params),
+        counter=jnp.asarray(7, jnp.int32),
+        env=(None, (), {"done": jnp.array([True, False])}),
+    )
+
+
+def assert_bit_equal(first, second):
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert a.dtype == b.dtype
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert a.weak_type == b.weak_type
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_state_and_meta_come_back_bit_for_bit(tmp_path, abstract):
+    state = make_state(3)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(64, state, {"env_steps": 64, "wall_seconds": 1.5})
+    target = jax.eval_shape(make_state) if abstract else make_state(4)
+    with Checkpointer(tmp_path) as checkpointer:
+        restored, meta = checkpointer.restore_latest(target)
+    assert_bit_equal(restored, state)
+    assert meta == {"env_steps": 64, "wall_seconds": 1.5}
+
+
+def test_restored_keys_draw_the_same_numbers(tmp_path):
+    state = make_state(5)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, state, {})
+        restored, _ = checkpointer.restore_latest(make_state())
+    assert jax.random.uniform(restored.key) == jax.random.uniform(state.key)
+
+
+def test_the_restored_state_compiles_to_the_same_program(tmp_path):
+    """Another weak type or sharding would trace or compile the training step a second time."""
+    traces = []
+
+    @jax.jit
+    def step(state):
+        traces.append(1)
+        return state.replace(counter=state.counter + 1)
+
+    state = step(make_state())
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, state, {})
+        restored, _ = checkpointer.restore_latest(state)
+    step(state)
+    step(restored)
+    assert len(traces) == 1
+
+
+def test_donating_the_state_after_saving_does_not_harm_the_checkpoint(tmp_path):
+    big = jnp.arange(2_000_000, dtype=jnp.float32)
+    expected = np.array(big)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, {"x": big}, {})
+        jax.jit(lambda x: x * 0.0, donate_argnums=0)(big).block_until_ready()
+        restored, _ = checkpointer.restore_latest({"x": jnp.zeros_like(expected)})
+    np.testing.assert_array_equal(restored["x"], expected)
+
+
+def test_nothing_saved_is_none(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.restore_latest(make_state()) is None
+        assert checkpointer.latest_step() is None
+
+
+def test_the_newest_two_are_kept_and_the_newest_restored(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        for step in (10, 20, 30):
+            checkpointer.save(step, {"x": jnp.full(3, step)}, {"step": step})
+        restored, meta = checkpointer.restore_latest({"x": jnp.zeros(3, jnp.int32)})
+        assert checkpointer.latest_step() == 30
+    assert meta == {"step": 30}
+    np.testing.assert_array_equal(restored["x"], 30)
+    folders = {child.name for child in (tmp_path / "checkpoints").iterdir()}
+    assert folders == {"20", "30"}
+
+
+def test_saving_a_step_twice_keeps_the_first(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(10, {"x": jnp.ones(3)}, {"n": 1})
+        checkpointer.save(10, {"x": jnp.zeros(3)}, {"n": 2})
+        restored, meta = checkpointer.restore_latest({"x": jnp.zeros(3)})
+    assert meta == {"n": 1}
+    np.testing.assert_array_equal(restored["x"], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({"x": jnp.zeros(4)}, ["x is float32[3] there and float32[4] here"]),
+        ({"x": jnp.zeros(3, jnp.int32)}, ["x is float32[3] there and int32[3] here"]),
+        ({}, ["x is float32[3] there and absent here"]),
+        ({"x": jnp.zeros(3), "y": jnp.zeros(1)}, ["y is absent there and float32[1] here"]),
+        ({f"x{i}": jnp.zeros(1) for i in range(5)}, ["x0 is absent there", "3 more"]),
+    ],
+)
+def test_another_state_is_refused_by_name(tmp_path, target, words):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(10, {"x": jnp.ones(3)}, {})
+        with pytest.raises(CheckpointError) as caught:
+            checkpointer.restore_latest(target)
+    text = str(caught.value)
+    assert str(tmp_path / "checkpoints" / "10") in text
+    assert all(word in text for word in words), text
+
+
+def damage(folder: pathlib.Path) -> None:
+    """Truncates every data file of a checkpoint."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.parent.name == "d"]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:20])
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_older_one_needs_the_users_word(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(10, {"x": jnp.full(300, 10)}, {})
+        checkpointer.save(20, {"x": jnp.full(300, 20)}, {})
+    newest = tmp_path / "checkpoints" / "20"
+    damage(newest)
+    target = {"x": jnp.zeros(300, jnp.int32)}
+    with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError) as caught:
+        checkpointer.restore_latest(target)
+    assert str(newest) in str(caught.value)
+    assert "remove that folder to go on from checkpoint 10" in str(caught.value)
+    shutil.rmtree(newest)
+    with Checkpointer(tmp_path) as checkpointer:
+        restored, _ = checkpointer.restore_latest(target)
+    np.testing.assert_array_equal(restored["x"], 10)
+
+
+@pytest.mark.parametrize("name", ["state", "meta"])
+def test_a_checkpoint_that_lost_a_part_never_restarts_in_silence(tmp_path, name):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(10, {"x": jnp.ones(3)}, {"n": 1})
+    shutil.rmtree(tmp_path / "checkpoints" / "10" / name)
+    match = r"checkpoints/10.*--overwrite"
+    with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError, match=match):
+        checkpointer.restore_latest({"x": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_reads_that_outlive_a_failed_one_print_nothing(tmp_path, monkeypatch, part):
+    state = {"agent": {str(number): jnp.ones((64, 64)) for number in range(200)}}
+    printed = []
+    monkeypatch.setattr("sys.unraisablehook", printed.append)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, state, {})
+        damage(tmp_path / "checkpoints" / "1")
+        for _ in range(5):
+            with pytest.raises(CheckpointError, match="cannot be read"):
+                if part:
+                    checkpointer.restore_part("agent", state["agent"])
+                else:
+                    checkpointer.restore_latest(state)
+        time.sleep(1.0)  # any time after the error
+    assert not printed
+
+
+def test_a_write_that_fails_is_named_and_leaves_the_older_checkpoint(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(10, {"x": jnp.ones(3)}, {})
+        with pytest.raises(CheckpointError, match=r"cannot write the checkpoint .*20.*disk"):
+            checkpointer.save(20, {"x": jnp.ones(3)}, {"not json": object()})
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.latest_step() == 10
+        restored, _ = checkpointer.restore_latest({"x": jnp.zeros(3)})
+    np.testing.assert_array_equal(restored["x"], 1.0)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(CheckpointError, match="cannot use the checkpoint folder"):
+        Checkpointer(tmp_path)
+
+
+def files_of(folder):
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.stat().st_size)
+
+
+def flip_bit(file, number):
+    data = bytearray(file.read_bytes())
+    data[number // 8 % len(data)] ^= 1 << number % 8
+    file.write_bytes(data)
+
+
+def delete(file, _):
+    file.unlink()
+
+
+def truncate(file, number):
+    file.write_bytes(file.read_bytes()[: number % file.stat().st_size])
+
+
+@pytest.fixture(scope="module")
+def whole_checkpoint(tmp_path_factory):
+    """A saved state of numbers that do not compress, and its files."""
+    folder = tmp_path_factory.mktemp("whole")
+    state = {"x": jax.random.normal(jax.random.key(0), (40, 25)), "key": jax.random.key(3)}
+    with Checkpointer(folder) as checkpointer:
+        checkpointer.save(10, state, {"env_steps": 1234567})
+    return folder, state
+
+
+@pytest.mark.parametrize("harm", [flip_bit, delete, truncate])
+def test_any_damage_is_refused_or_harmless(whole_checkpoint, tmp_path, harm):
+    """In every file of the checkpoint: what comes back is what was saved, or nothing."""
+    whole, state = whole_checkpoint
+    numbers = random.Random(1)
+    refused = 0
+    names = [file.relative_to(whole) for file in files_of(whole / "checkpoints" / "10")]
+    assert len(names) >= 6
+    for index, name in enumerate(names):
+        copy = tmp_path / str(index)
+        shutil.copytree(whole, copy)
+        harm(copy / name, numbers.randrange(8 * (copy / name).stat().st_size))
+        with Checkpointer(copy) as checkpointer:
+            try:
+                restored = checkpointer.restore_latest(jax.eval_shape(lambda: state))
+            except CheckpointError as error:
+                assert str(copy / "checkpoints" / "10") in str(error)
+                assert "--overwrite" in str(error)
+                refused += 1
+                continue
+            if restored is None:  # not seen as a checkpoint; the run's metrics give it away
+                continue
+        assert_bit_equal(restored[0], state)
+        assert restored[1] == {"env_steps": 1234567}
+    assert refused >= 2
+
+
+def data_file(folder):
+    """The largest file: it holds the numbers of x."""
+    return max(files_of(folder / "checkpoints" / "10" / "state"), key=lambda f: f.stat().st_size)
+
+
+def test_every_flipped_bit_of_the_numbers_is_noticed(whole_checkpoint, tmp_path):
+    whole, state = whole_checkpoint
+    numbers = random.Random(2)
+    for index in range(20):
+        copy = tmp_path / str(index)
+        shutil.copytree(whole, copy)
+        file = data_file(copy)
+        flip_bit(file, numbers.randrange(8 * file.stat().st_size))
+        with Checkpointer(copy) as checkpointer:
+            try:
+                restored, _ = checkpointer.restore_latest(jax.eval_shape(lambda: state))
+            except CheckpointError as error:
+                assert "cannot be read" in str(error)
+                continue
+        assert_bit_equal(restored, state)
+
+
+def test_a_wrong_number_is_named(tmp_path, monkeypatch):
+    """As if the disk had given back other bits that still decode."""
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(10, {"a": jnp.ones(3), "b": jnp.ones(2)}, {"n": 1})
+    sums = stored_leaves.checksums
+
+    def other(state, meta):
+        return {**sums(state, meta), "state/b": 1}
+
+    monkeypatch.setattr(stored_leaves, "checksums", other)
+    match = "checkpoints/10 cannot be read: state/b is not what was saved"
+    with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError, match=match):
+        checkpointer.restore_latest({"a": jnp.ones(3), "b": jnp.ones(2)})
+
+
+def test_a_changed_meta_is_noticed(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(10, {"a": jnp.ones(3)}, {"wall_seconds": 1.5})
+    file = tmp_path / "checkpoints" / "10" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    file.write_text(json.dumps({**meta, "wall_seconds": 2.5}))
+    match = "meta is not what was saved"
+    with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError, match=match):
+        checkpointer.restore_latest({"a": jnp.ones(3)})
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_and_room_mends_it(tmp_path):
+    old, new = ({"x": jnp.arange(9.0) + start} for start in (0.0, 1.0))
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        with Checkpointer(disk) as checkpointer, MetricsWriter(disk) as writer:
+            checkpointer.save(10, old, {})
+            writer.write({"env_steps": 10, "loss": 1.0})
+            fill(disk / "filler")
+            with pytest.raises(CheckpointError, match=r"cannot write .*checkpoints/20.*has room"):
+                checkpointer.save(20, new, {})
+            fill(disk / "more")
+            with pytest.raises(MetricsError, match=r"cannot write .*metrics.csv: No space left"):
+                for step in range(11, 9000):
+                    writer.write({"env_steps": step, "loss": 1.0})
+            with pytest.raises(MetricsError, match=r"cannot write .*eval.jsonl: No space left"):
+                writer.write_evaluation({"env_steps": 10, "text": "x" * 9000})
+        (disk / "filler").unlink()
+        (disk / "more").unlink()
+        with Checkpointer(disk) as checkpointer, MetricsWriter(disk) as writer:
+            restored, _ = checkpointer.restore_latest(old)
+            assert_bit_equal(restored, old)
+            writer.truncate_after(10)
+            assert (disk / "metrics.csv").read_text() == "env_steps,loss\n10,1\n"
+            checkpointer.save(20, new, {})
+            restored, _ = checkpointer.restore_latest(old)
+            assert_bit_equal(restored, new)
+
+
+def fill(file):
+    """Writes until the disk is full."""
+    with contextlib.suppress(OSError), open(file, "wb", buffering=0) as out:
+        while out.write(b"x" * 512):
+            pass
+
+
+def test_empty_arrays_come_back(tmp_path):
+    """MuJoCo's states hold arrays without elements, as the activations of motors without any."""
+    state = {"act": jnp.zeros((3, 0)), "none": jnp.zeros((0,), jnp.int32), "x": jnp.arange(3.0)}
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(1, state, {})
+    with Checkpointer(tmp_path) as checkpointer:
+        restored, _ = checkpointer.restore_latest(jax.eval_shape(lambda: state))
+    for name, leaf in state.items():
+        assert restored[name].dtype == leaf.dtype
+        np.testing.assert_array_equal(restored[name], leaf)

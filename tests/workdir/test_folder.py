@@ -1,0 +1,329 @@
+import contextlib
+import dataclasses
+import json
+import pathlib
+import re
+
+import pytest
+
+import m3po_jax
+from m3po_jax.config import Config, TrainConfig
+from m3po_jax.workdir import folder, record
+from m3po_jax.workdir.folder import open_workdir, read_config
+from m3po_jax.workdir.record import WorkdirError
+
+CONFIG = Config(tasks=("toy/PointReachA", "toy/PointReachB"))
+
+
+def with_train(**changes):
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+
+
+def start(path, config=CONFIG, **flags):
+    with open_workdir(path, config, **flags) as opened:
+        return opened
+
+
+def begin(path, config=CONFIG, **flags):
+    """Opens a folder and leaves what a run leaves first."""
+    with open_workdir(path, config, **flags) as opened:
+        (path / "checkpoints" / "0").mkdir(parents=True)
+    return opened
+
+
+def fill(path):
+    """Leaves what a run leaves."""
+    (path / "metrics.csv").write_text("env_steps\n1\n")
+    (path / "eval.jsonl").write_text('{"env_steps": 1}\n')
+    (path / "checkpoints" / "64" / "state").mkdir(parents=True)
+    (path / "checkpoints" / "64" / "state" / "data").write_text("x")
+    (path / "checkpoints" / "128.orbax-checkpoint-tmp").mkdir()
+
+
+def test_a_new_run_writes_config_versions_and_commit(tmp_path):
+    opened = start(tmp_path / "deep" / "run")
+    assert opened.path == tmp_path / "deep" / "run"
+    assert not opened.resumed
+    written = json.loads((opened.path / "config.json").read_text())
+    assert written["config"]["train"]["total_env_steps"] == TrainConfig().total_env_steps
+    assert written["config"]["network"]["mlp_width"] == 0  # as given, not as resolved
+    assert written["versions"]["m3po_jax"] == m3po_jax.__version__
+    assert {"python", "jax", "flax", "brax", "mujoco"} <= set(written["versions"])
+    assert written["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", written["commit"])
+    assert read_config(opened.path) == CONFIG
+
+
+def test_the_same_config_resumes(tmp_path):
+    start(tmp_path)
+    fill(tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    assert start(tmp_path).resumed
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert (tmp_path / "metrics.csv").exists()
+
+
+def test_settings_that_an_older_run_lacks_are_those_that_it_had(tmp_path):
+    start(tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text())
+    later = ("fsdp_devices", "task_placement", "final_learning_rate_scale")
+    for name in later:
+        del written["config"]["train"][name]
+    path.write_text(json.dumps(written))
+    had = {"fsdp_devices": 1, "task_placement": "replicated", "final_learning_rate_scale": 1.0}
+    assert set(had) == set(later) and read_config(tmp_path) == with_train(**had)
+
+
+def test_more_steps_and_another_cadence_may_resume_and_are_noted(tmp_path):
+    begin(tmp_path)
+    longer = with_train(total_env_steps=999_999, eval_every=0, eval_policy="prior", log_every=9)
+    assert start(tmp_path, longer).resumed
+    assert read_config(tmp_path) == longer
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert [entry["changed"] for entry in written["history"]] == [
+        {
+            "train.total_env_steps": CONFIG.train.total_env_steps,
+            "train.eval_every": CONFIG.train.eval_every,
+            "train.eval_policy": CONFIG.train.eval_policy,
+            "train.log_every": CONFIG.train.log_every,
+        }
+    ]
+
+
+def test_other_libraries_are_noted(tmp_path, monkeypatch):
+    begin(tmp_path)
+    monkeypatch.setattr(record, "versions", lambda: {"m3po_jax": "9", "jax": "9"})
+    start(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["versions"] == {"m3po_jax": "9", "jax": "9"}
+    assert written["history"][0]["versions"]["m3po_jax"] == m3po_jax.__version__
+    assert written["history"][0]["changed"] == {}
+
+
+def test_another_config_is_refused_with_the_difference(tmp_path):
+    begin(tmp_path)
+    other = dataclasses.replace(with_train(eval_every=5), seed=7, tasks=("toy/PointReachA",))
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(WorkdirError) as caught:
+        start(tmp_path, other)
+    text = str(caught.value)
+    assert "seed: 0 there, 7 asked for" in text
+    assert "tasks: ('toy/PointReachA', 'toy/PointReachB') there" in text
+    assert "eval_every" not in text
+    assert "--overwrite" in text
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["random_env_steps", "updates_per_transition"])
+def test_what_defines_the_learning_is_refused(tmp_path, name):
+    begin(tmp_path)
+    with pytest.raises(WorkdirError, match=f"train.{name}"):
+        start(tmp_path, with_train(**{name: getattr(CONFIG.train, name) + 1}))
+
+
+def test_only_budget_and_reporting_may_change():
+    changeable = {key.removeprefix("train.") for key in record.CHANGEABLE}
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert names - changeable == {
+        "random_env_steps",
+        "updates_per_transition",
+        "final_learning_rate_scale",
+        "frozen",
+    }
+    assert changeable <= names
+
+
+def test_a_start_that_left_nothing_may_be_corrected(tmp_path):
+    start(tmp_path)
+    other = dataclasses.replace(CONFIG, seed=7)
+    assert not start(tmp_path, other).resumed
+    assert read_config(tmp_path) == other
+    assert json.loads((tmp_path / "config.json").read_text())["history"] == []
+
+
+def test_a_run_cannot_shrink(tmp_path):
+    begin(tmp_path)
+    with pytest.raises(WorkdirError, match=r"train.total_env_steps: 120000 there, 100000"):
+        start(tmp_path, with_train(total_env_steps=100_000))
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
+    start(tmp_path)
+    fill(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "checkpoints" / "keep").mkdir()
+    other = dataclasses.replace(CONFIG, seed=7)
+    assert not begin(tmp_path, other, overwrite=True).resumed
+    (tmp_path / "checkpoints" / "0").rmdir()
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {".lock", "config.json", "notes.txt", "checkpoints", "checkpoints/keep"}
+    assert read_config(tmp_path).seed == 7
+
+
+def everything(path):
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def test_a_start_that_fails_leaves_the_run_that_it_was_to_overwrite(tmp_path):
+    begin(tmp_path)
+    fill(tmp_path)
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events.out.tfevents.1").write_text("x")
+    before = everything(tmp_path)
+    other = dataclasses.replace(CONFIG, seed=7)
+    with pytest.raises(ZeroDivisionError), open_workdir(tmp_path, other, overwrite=True):
+        assert read_config(tmp_path).seed == 7 and not folder.has_begun(tmp_path)
+        (tmp_path / "eval.jsonl").write_text('{"env_steps": 0}\n')
+        raise ZeroDivisionError
+    assert everything(tmp_path) == before
+    assert start(tmp_path).resumed
+
+
+def test_what_is_overwritten_goes_when_the_new_run_is_saved(tmp_path):
+    begin(tmp_path)
+    fill(tmp_path)
+    with open_workdir(tmp_path, dataclasses.replace(CONFIG, seed=7), overwrite=True):
+        (tmp_path / "checkpoints" / "0").mkdir(parents=True)
+        folder.forget_overwritten(tmp_path)
+        assert set(everything(tmp_path)) == {"config.json"}
+
+
+@pytest.mark.parametrize("moves", range(6))
+def test_a_kill_while_a_run_is_set_aside_or_put_back_loses_nothing(tmp_path, moves, monkeypatch):
+    begin(tmp_path)
+    fill(tmp_path)
+    before = everything(tmp_path)
+    rename, done = pathlib.Path.rename, []
+
+    def killed(self, place):
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(self)
+        return rename(self, place)
+
+    for overwrite in (True, False):  # killed as it is set aside, then as it is put back
+        monkeypatch.setattr(pathlib.Path, "rename", killed)
+        done.clear()
+        with contextlib.suppress(KeyboardInterrupt, WorkdirError):
+            start(tmp_path, dataclasses.replace(CONFIG, seed=7), overwrite=overwrite)
+        monkeypatch.setattr(pathlib.Path, "rename", rename)
+    assert start(tmp_path).resumed
+    assert everything(tmp_path) == before
+
+
+def test_overwrite_starts_in_an_empty_folder_too(tmp_path):
+    assert not start(tmp_path / "new", overwrite=True).resumed
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "eval.jsonl", "checkpoints"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_without_its_config_is_refused(tmp_path, name, overwrite):
+    fill(tmp_path)
+    for other in {"metrics.csv", "eval.jsonl", "checkpoints"} - {name}:
+        (tmp_path / other).rename(tmp_path / f"moved-{other}")
+    with pytest.raises(WorkdirError, match=f"holds {name} but no config.json"):
+        start(tmp_path, overwrite=overwrite)
+    assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"config": {"seed"', "cannot be read"),
+        ("", "cannot be read"),
+        ("[1]", "not written by m3po_jax"),
+        ('{"config": {}, "versions": {"node": "20"}}', "not written by m3po_jax"),
+    ],
+)
+def test_a_config_file_that_is_not_ours_is_kept_and_refused(tmp_path, text, message, overwrite):
+    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "metrics.csv").write_text("theirs")
+    with pytest.raises(WorkdirError, match=message):
+        start(tmp_path, overwrite=overwrite)
+    assert (tmp_path / "config.json").read_text() == text
+    assert (tmp_path / "metrics.csv").read_text() == "theirs"
+
+
+def test_a_config_of_another_version_says_which(tmp_path):
+    begin(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    del written["config"]["planner"]["horizon"]
+    written["versions"]["m3po_jax"] = "0.0.1"
+    written["commit"] = "abc123"
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    words = r"written by m3po_jax 0\.0\.1 of commit abc123, .*planner\.horizon"
+    with pytest.raises(WorkdirError, match=words):
+        start(tmp_path)
+    with pytest.raises(WorkdirError, match=r"written by m3po_jax 0\.0\.1"):
+        read_config(tmp_path)
+    assert not start(tmp_path, overwrite=True).resumed
+
+
+def test_two_processes_cannot_use_one_folder(tmp_path):
+    with open_workdir(tmp_path, CONFIG), pytest.raises(WorkdirError, match=r"in use by process \d"):
+        start(tmp_path)
+    start(tmp_path)  # free again
+
+
+def test_the_lock_is_freed_when_the_run_fails(tmp_path):
+    with pytest.raises(ZeroDivisionError), open_workdir(tmp_path, CONFIG):
+        raise ZeroDivisionError
+    start(tmp_path)
+
+
+ORIGIN = {"from": "/old", "embedding": "mean", "replay": "fresh"}
+
+
+def test_a_run_that_starts_from_another_goes_on_only_as_it_began(tmp_path):
+    begin(tmp_path, origin=ORIGIN)
+    assert start(tmp_path, origin=ORIGIN).resumed
+    assert start(tmp_path).resumed  # by m3po-train, which does not ask
+    assert start(tmp_path, origin=ORIGIN).resumed  # and what it began with is not forgotten
+    for name, value in {"from": "/other", "embedding": "nearest", "replay": "old"}.items():
+        words = f"--{name}={ORIGIN[name]} there, {value} asked for"
+        with pytest.raises(WorkdirError, match=words):
+            start(tmp_path, origin={**ORIGIN, name: value})
+
+
+def test_a_start_from_another_that_left_nothing_is_only_for_finetuning(tmp_path):
+    start(tmp_path, origin=ORIGIN)
+    with pytest.raises(WorkdirError, match="starts from /old, .*m3po-finetune starts it"):
+        start(tmp_path)
+    other = {**ORIGIN, "embedding": "nearest"}
+    begin(tmp_path, dataclasses.replace(CONFIG, seed=7), origin=other)
+    assert json.loads((tmp_path / "config.json").read_text())["origin"] == other
+
+
+def test_a_run_from_scratch_is_not_taken_for_a_finetuned_one(tmp_path):
+    begin(tmp_path)
+    with pytest.raises(WorkdirError, match="was not started by m3po-finetune"):
+        start(tmp_path, origin=ORIGIN)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkdirError, match="cannot use the workdir"):
+        start(tmp_path / "file" / "run")
+
+
+def test_reading_needs_a_run(tmp_path):
+    with pytest.raises(WorkdirError, match="holds no run"):
+        read_config(tmp_path)
+
+
+def test_has_checkpoint(tmp_path):
+    assert not folder.has_checkpoint(tmp_path)
+    (tmp_path / "checkpoints" / "64.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert not folder.has_checkpoint(tmp_path)
+    (tmp_path / "checkpoints" / "64").mkdir()
+    assert folder.has_checkpoint(tmp_path)
+
+
+def test_atomic_writing_leaves_one_file(tmp_path):
+    file = tmp_path / "a.txt"
+    record.write_atomically(file, "old")
+    record.write_atomically(file, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert file.read_text() == "new"

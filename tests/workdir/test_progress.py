@@ -1,0 +1,203 @@
+import io
+import math
+import os
+import pty
+import re
+
+import pytest
+
+from m3po_jax.workdir import progress
+from m3po_jax.workdir.progress import History, Progress
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def row(env_steps, returns, **others):
+    named = {f"rollout/episode_return/{task}": value for task, value in returns.items()}
+    return {"env_steps": env_steps, **named, **others}
+
+
+def make(total, stream, **settings):
+    return Progress(total, stream=stream, memory=lambda: 3 * 2**29, **settings)
+
+
+def test_a_line_says_position_speed_rest_and_returns():
+    clock, stream = Clock(), io.StringIO()
+    shown = make(10_000, stream, min_interval_s=5.0, clock=clock, kl_bound=0.075)
+    shown.update(row(1_000, {"dmc/A": math.nan}))
+    clock.now += 10.0
+    learning = {"policy/kl": 0.02, "policy/kl_max": 0.0712}
+    bonus = {"exploration/bonus/dmc/A": 0.5, "exploration/bonus/toy/B": 1.0}
+    shown.update(row(2_000, {"dmc/A": 12.34, "toy/B[x]": 5.0}, **learning, **bonus))
+    clock.now += 10.0
+    shown.update(row(3_000, {"dmc/A": math.nan, "toy/B[x]": 6.0}))
+    assert stream.getvalue().splitlines() == [
+        "1,000/10,000 env steps   10%  memory 1.5 GiB  return: dmc/A -",
+        "2,000/10,000 env steps   20%  100 steps/s  1m 20s left  KL 0.020, at most 0.071 of 0.075  "
+        "bonus 0.75  memory 1.5 GiB  return: dmc/A 12.3, toy/B[x] 5.0",
+        "3,000/10,000 env steps   30%  100 steps/s  1m 10s left  memory 1.5 GiB  "
+        "return: dmc/A 12.3, toy/B[x] 6.0",
+    ]
+
+
+def test_it_keeps_its_interval_but_shows_the_end():
+    clock, stream = Clock(), io.StringIO()
+    shown = make(100, stream, min_interval_s=5.0, clock=clock)
+    for step in range(1, 101):
+        clock.now += 0.1
+        shown.update(row(step, {}))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3  # at 0.1 s, 5.1 s, and the end
+    assert lines[-1].startswith("100/100 env steps  100%")
+
+
+def test_the_speed_is_that_of_the_last_minute():
+    clock, stream = Clock(), io.StringIO()
+    shown = make(10**6, stream, min_interval_s=0.001, clock=clock)
+    steps = 0
+    for rate in [1000] * 60 + [10] * 120:  # fast random steps, then slow learning ones
+        clock.now += 1.0
+        steps += rate
+        shown.update(row(steps, {}))
+    assert "  10 steps/s  " in stream.getvalue().splitlines()[-1]
+
+
+def test_lines_are_plain_and_whole_in_a_file():
+    stream = io.StringIO()
+    shown = make(100, stream)
+    shown.say("memory [red]not markup[/red] " + "x" * 300)
+    shown.update(row(100, {f"task{i}": 1.0 for i in range(40)}))
+    shown.close()
+    assert len(stream.getvalue().splitlines()) == 2
+    assert "\x1b" not in stream.getvalue()
+    assert "[red]not markup[/red]" in stream.getvalue()
+
+
+def test_quiet_says_nothing():
+    stream = io.StringIO()
+    with make(100, stream, quiet=True) as shown:
+        shown.say("hello")
+        shown.update(row(100, {"a": 1.0}))
+    assert stream.getvalue() == ""
+
+
+class Gone(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, _):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_an_output_that_is_gone_ends_no_run():
+    closed = io.StringIO()
+    closed.close()
+    for stream in (Gone(), closed):
+        with make(100, stream) as shown:
+            shown.say("hello")
+            shown.update(row(100, {"a": 1.0}))
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of 30 lines, and a function that reads what was written to it."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("LINES", "30")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    mark = b"<end>"
+    leader, follower = pty.openpty()
+    stream = os.fdopen(follower, "w", encoding="utf-8")
+
+    def read():
+        # What was written arrives piece by piece: read on up to a mark.
+        stream.write(mark.decode())
+        stream.flush()
+        text = b""
+        while not text.endswith(mark):
+            text += os.read(leader, 10**6)
+        return text.removesuffix(mark).decode()
+
+    yield stream, read
+    stream.close()
+    os.close(leader)
+
+
+def test_a_terminal_gets_one_display_that_is_drawn_over(terminal):
+    stream, read = terminal
+    clock = Clock()
+    with make(1_000, stream, clock=clock, kl_bound=0.075) as shown:
+        shown.say("Compiling ...")
+        for step in range(100, 1_001, 100):
+            clock.now += 1.0
+            kl = {"policy/kl": 0.02, "policy/kl_max": 0.07}
+            shown.update(row(step, {"dmc/A": step / 10.0, "dmc/B": math.nan}, **kl))
+        shown.say("above")
+    text = read()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    last = plain[plain.rindex("1,000/1,000") :]
+    assert "100 steps/s" in last
+    assert "KL 0.020, at most 0.070 of 0.075" in last
+    assert re.search(r"dmc/A +100\.0 +▁▂▃▃▄▅▆▆▇█|dmc/A +100\.0 +▁[▁-█]{8}█", last)
+    assert re.search(r"dmc/B +-", last)
+    assert "\x1b[1A" in text  # the cursor goes back up: lines are drawn over
+    assert plain.index("Compiling") < plain.index("100/1,000")
+    assert "above" in plain
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor stays hidden"
+
+
+def test_the_cursor_is_shown_all_the_time(terminal):
+    """A second signal ends the process without any clean-up."""
+    stream, read = terminal
+    shown = make(100, stream)
+    shown.update(row(10, {"a": 1.0}))
+    text = read()
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+    shown.close()
+
+
+def test_many_tasks_do_not_fill_the_terminal(terminal):
+    stream, read = terminal
+    with make(100, stream) as shown:
+        shown.update(row(100, {f"task{i}": 1.0 for i in range(40)}))
+    text = read()
+    assert "task11" in text and "task12" not in text
+    assert "and 28 more tasks" in text
+
+
+def test_a_history_is_bounded_and_keeps_its_shape():
+    history = History(width=8)
+    assert history.sparkline() == ""
+    for value in range(3):
+        history.add(float(value))
+    assert history.sparkline() == "▁▅█" or history.sparkline() == "▁▄█"
+    for value in range(3, 1000):
+        history.add(float(value))
+    line = history.sparkline()
+    assert len(line) <= 8
+    assert list(line) == sorted(line)
+    assert (line[0], line[-1]) == ("▁", "█")
+    flat = History()
+    flat.add(2.0)
+    flat.add(2.0)
+    assert flat.sparkline() == "▁▁"
+
+
+def test_memory_is_that_of_this_process():
+    before = progress.memory_in_use()
+    held = b"x" * 300_000_000
+    assert progress.memory_in_use() - before > 200_000_000
+    assert len(held) == 300_000_000
+    assert 50_000_000 < before < 50_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0m 00s"), (59.6, "1m 00s"), (3599, "59m 59s"), (7265, "2h 01m")]
+)
+def test_durations(seconds, text):
+    assert progress._duration(seconds) == text
