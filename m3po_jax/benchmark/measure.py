@@ -73,10 +73,10 @@ class _Bench:
         self._costs: dict[str, Cost] = {}
         key = jax.random.key(experiment.config.seed)
         begin = time.monotonic()
-        init = compile_program(sharding.shard_init(experiment.mesh, experiment.parts).lower(key))
+        init = compile_program(sharding.shard_init(experiment.mesh, experiment).lower(key))
         state = self._compiled("start_state", init, begin)(key)
         begin = time.monotonic()
-        train_step = sharding.shard_train_step(experiment.mesh, experiment.parts)
+        train_step = sharding.shard_train_step(experiment.mesh, experiment)
         step = compile_program(train_step.lower(state))
         updates = float(updates_per_iteration(experiment))
         self._step = self._compiled("whole_step", step, begin, trips=updates)

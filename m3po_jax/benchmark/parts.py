@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.learning import replay_updates, rollout, train_step, update
+from m3po_jax.learning import replay_updates, rollout, train_step
+from m3po_jax.learning.perception import perceive
 from m3po_jax.learning.state import TrainState
+from m3po_jax.learning.world_model_update import world_model_update
 from m3po_jax.replay import buffer
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.experiment import Experiment
@@ -67,13 +69,13 @@ def updates_per_iteration(experiment: Experiment) -> int:
 
 def make_parts(experiment: Experiment) -> list[Part]:
     """The parts of one iteration, those without a model where the agent has none."""
-    cfg = experiment.config
+    config = experiment.config
     parts = [_environments(experiment), _acting(experiment)]
-    if cfg.has_critic:
+    if config.has_critic:
         parts.append(_fresh_update(experiment))
-    if cfg.has_model:
+    if config.has_model:
         parts += [_replay_write(experiment), _replay_sample(experiment), _model_update(experiment)]
-        if not cfg.learns_from_real:
+        if not config.learns_from_real:
             parts.append(_policy_update(experiment))
     return parts
 
@@ -98,12 +100,12 @@ def _environments(experiment: Experiment) -> Part:
 
 def _acting(experiment: Experiment) -> Part:
     """One choice of actions in all environments."""
-    networks, env, cfg = experiment.networks, experiment.env, experiment.config
+    networks, env, config = experiment.networks, experiment.env, experiment.config
 
     def once(carry: Any, inputs: Any, key: jax.Array) -> Any:
         plan_mean, u = carry
         agent, observation, beta = inputs
-        if cfg.planner.collect:
+        if config.planner.collect:
             agent = rollout.plan_with_two_heads(agent, key)
         # The sum, which changes no digit, keeps the compiler from encoding once for all calls.
         args = (
@@ -114,8 +116,8 @@ def _acting(experiment: Experiment) -> Part:
             plan_mean,
             env.env_keys(key),
         )
-        if cfg.planner.collect:
-            actions = rollout.planned_actions(*args, beta=beta, explore=True, cfg=cfg)
+        if config.planner.collect:
+            actions = rollout.planned_actions(*args, beta=beta, explore=True, config=config)
         else:
             actions = rollout.prior_actions(*args, explore=True)
         return actions.plan_mean, actions.u
@@ -126,17 +128,18 @@ def _acting(experiment: Experiment) -> Part:
     def start(state: TrainState) -> Any:
         return state.rollout.plan_mean, jnp.zeros((env.batch_size, env.action_size))
 
-    name = "planning" if cfg.planner.collect else "policy"
-    return Part(name, cfg.env.unroll_length, once, start, inputs)
+    name = "planning" if config.planner.collect else "policy"
+    return Part(name, config.env.unroll_length, once, start, inputs)
 
 
 def _fresh_update(experiment: Experiment) -> Part:
     """Learning from the newest unroll: critic, bonus and, without a model, the policy."""
-    parts = experiment.parts
 
     def once(agent: Any, inputs: Any, key: jax.Array) -> Any:
         trajectory, beta = inputs
-        learned, _ = train_step.learn_from_rollout(agent, trajectory, key, parts=parts, beta=beta)
+        learned, _ = train_step.learn_from_rollout(
+            agent, trajectory, key, parts=experiment, beta=beta
+        )
         return learned
 
     def inputs(state: TrainState) -> Any:
@@ -156,7 +159,7 @@ def _replay_write(experiment: Experiment) -> Part:
 
 
 def _replay_sample(experiment: Experiment) -> Part:
-    sample = functools.partial(replay_updates.sample_windows, parts=experiment.parts)
+    sample = functools.partial(replay_updates.sample_windows, parts=experiment)
     return Part(
         "replay_sample",
         updates_per_iteration(experiment),
@@ -167,14 +170,8 @@ def _replay_sample(experiment: Experiment) -> Part:
 
 
 def _model_update(experiment: Experiment) -> Part:
-    env, networks, optimizers, cfg = experiment.parts
-
     def once(agent: Any, window: Any, key: jax.Array) -> Any:
-        discount = jnp.asarray(env.discount)[window.task_id]
-        learned, _, _ = update.world_model_update(
-            networks, optimizers.world_model, agent, window, discount, key, cfg=cfg
-        )
-        return learned
+        return world_model_update(agent, window, key, parts=experiment)[0]
 
     windows = _replay_sample(experiment).start
     calls = updates_per_iteration(experiment)
@@ -182,9 +179,8 @@ def _model_update(experiment: Experiment) -> Part:
 
 
 def _policy_update(experiment: Experiment) -> Part:
-    parts = experiment.parts
-    env, networks, _, cfg = parts
-    size, horizon = cfg.world_model.batch_size, cfg.world_model.horizon
+    env, networks, config = experiment.env, experiment.networks, experiment.config
+    size, horizon = config.world_model.batch_size, config.world_model.horizon
 
     def once(agent: Any, inputs: Any, key: jax.Array) -> Any:
         z, task_id, beta = inputs
@@ -193,7 +189,7 @@ def _policy_update(experiment: Experiment) -> Part:
             z,
             task_id,
             jax.random.split(key),
-            parts=parts,
+            parts=experiment,
             beta=beta,
         )
         return learned
@@ -202,8 +198,8 @@ def _policy_update(experiment: Experiment) -> Part:
         task_id = jnp.arange(size, dtype=jnp.int32) % len(env.specs)
         observation = jax.random.normal(state.key, (horizon + 1, size, env.observation_size))
         tasks = jnp.broadcast_to(task_id, observation.shape[:-1])
-        perceive = jax.jit(lambda *args: rollout.perceive(networks, *args))
-        return perceive(state.agent, observation, tasks)[1], task_id, _beta(experiment, state)
+        z = jax.jit(lambda *args: perceive(networks, *args)[1])(state.agent, observation, tasks)
+        return z, task_id, _beta(experiment, state)
 
     calls = updates_per_iteration(experiment)
     return Part("policy_update", calls, once, lambda state: state.agent, inputs)

@@ -76,7 +76,7 @@ def _first_state(
     sources = embedding_sources(tasks, known, origin.embedding)
     frozen = transfer.frozen_lines(new.config.train.frozen, *ends)
     key = jax.random.key(new.config.seed)
-    init = compile_program(sharding.shard_init(new.mesh, new.parts).lower(key))
+    init = compile_program(sharding.shard_init(new.mesh, new).lower(key))
     state: TrainState = init(key)
     # On the host: the old agent lies on one device and the new one on all of the run.
     was, fresh = jax.device_get((old.state, state.agent))

@@ -5,11 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.config import Config
-from m3po_jax.envs.multitask import MultiTaskEnv, MultiTaskState
+from m3po_jax.envs.multitask import MultiTaskState
 from m3po_jax.learning import rollout
+from m3po_jax.learning.parts import Parts
 from m3po_jax.learning.state import AgentState
-from m3po_jax.networks.factory import Networks
 from m3po_jax.planning import warm_start
 
 POLICIES = ("planner", "prior", "random")
@@ -31,23 +30,13 @@ class _Carry(NamedTuple):
     step: jax.Array  # [] int32
 
 
-def evaluate(
-    agent: AgentState,
-    key: jax.Array,
-    *,
-    env: MultiTaskEnv,
-    networks: Networks,
-    cfg: Config,
-    policy: str,
-) -> Episodes:
-    """Plays one whole episode in every environment of `env`.
+def evaluate(agent: AgentState, key: jax.Array, *, parts: Parts, policy: str) -> Episodes:
+    """Plays one whole episode in every environment of the evaluation.
 
     Args:
         agent: The agent.
         key: Consumed.
-        env: Environments of the evaluation: their number is the number of episodes.
-        networks: The bundle.
-        cfg: The run's settings.
+        parts: With the environments of the evaluation: their number is the number of episodes.
         policy: `planner` (best elite), `prior` (mean of the policy) or `random`.
 
     Returns:
@@ -58,6 +47,7 @@ def evaluate(
     """
     if policy not in POLICIES:
         raise ValueError(f"policy {policy!r} is none of {', '.join(POLICIES)}")
+    env, networks = parts.env, parts.networks
     init_key, key = jax.random.split(key)
 
     def choose(observation: jax.Array, plan_mean: jax.Array, keys: jax.Array) -> rollout.Actions:
@@ -66,7 +56,7 @@ def evaluate(
         args = (networks, agent, env, observation, plan_mean, keys)
         if policy == "prior":
             return rollout.prior_actions(*args, explore=False)
-        return rollout.planned_actions(*args, beta=None, explore=False, cfg=cfg)
+        return rollout.planned_actions(*args, beta=None, explore=False, config=parts.config)
 
     start = env.init(init_key, stagger=False)
     # Episodes that end early restart from the first states; what follows does not count.
@@ -95,7 +85,7 @@ def evaluate(
     batch = (env.batch_size,)
     carry = _Carry(
         env=start,
-        plan_mean=jnp.zeros((*batch, cfg.planner.horizon, env.action_size)),
+        plan_mean=jnp.zeros((*batch, parts.config.planner.horizon, env.action_size)),
         alive=jnp.ones(batch),
         episodes=Episodes(jnp.zeros(batch), jnp.zeros(batch, jnp.int32), jnp.zeros(batch)),
         step=jnp.zeros((), jnp.int32),

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.envs.multitask import MultiTaskEnv
-from m3po_jax.learning import update
+from m3po_jax.learning.parts import Parts
 from m3po_jax.learning.state import AgentState
-from m3po_jax.networks.factory import Networks
+from m3po_jax.learning.values import target_model
 from m3po_jax.ops import statistics
 from m3po_jax.replay import buffer
 from m3po_jax.world_model.latent import task_context
@@ -33,12 +32,7 @@ class ModelErrors(NamedTuple):
 
 
 def model_errors(
-    agent: AgentState,
-    replay: buffer.ReplayState,
-    key: jax.Array,
-    *,
-    env: MultiTaskEnv,
-    networks: Networks,
+    agent: AgentState, replay: buffer.ReplayState, key: jax.Array, *, parts: Parts
 ) -> ModelErrors:
     """Rolls the model forward from one encoded observation with the actions that were taken.
 
@@ -49,31 +43,30 @@ def model_errors(
         agent: The agent, with a world model.
         replay: What the agent collected.
         key: Consumed; draws the windows.
-        env: Task facts.
-        networks: The bundle.
+        parts: What the iteration is made of.
 
     Returns:
         The errors; H is `MAX_HORIZON`, less where the replay cannot hold so long windows.
     """
-    num_tasks = len(env.specs)
+    networks, num_tasks = parts.networks, parts.num_tasks
     horizon = min(MAX_HORIZON, replay.data["reward"].shape[1] - 1)
     window = buffer.sample(
         replay,
         key,
         batch_size=WINDOWS_PER_TASK * num_tasks,
         window=horizon + 1,
-        layout=env.layout,
-        axis_name=env.axis_name,
+        layout=parts.env.layout,
+        axis_name=parts.axis_name,
     )
     params = agent.params.world_model
     context = task_context(networks, params, window.task_id)
-    model = update.target_model(networks, agent)
+    model = target_model(networks, agent)
     # The step before the prediction gives the reward that persistence holds.
     first = networks.encode(params, window.observation[1], context.e)
 
     def rms(square: jax.Array, mask: jax.Array) -> jax.Array:
         mean, _, count = statistics.per_task_moments(
-            square, window.task_id, mask, num_tasks=num_tasks, axis_name=env.axis_name
+            square, window.task_id, mask, num_tasks=num_tasks, axis_name=parts.axis_name
         )
         return jnp.where(count > 0.0, jnp.sqrt(mean), jnp.nan)
 

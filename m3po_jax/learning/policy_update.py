@@ -1,6 +1,6 @@
 """The policy's data, imagined or real, and its trust-region update, as pure functions.
 
-With mesh axes in `axis_name` the data are this device's share; losses, gradients and statistics are
+With mesh axes in `parts` the data are this device's share; losses, gradients and statistics are
 those of all data, and alike on every device.
 """
 
@@ -8,20 +8,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from m3po_jax.config import Config
-from m3po_jax.learning.rollout import exploration_values
-from m3po_jax.learning.state import AgentState
-from m3po_jax.learning.update import (
-    STATISTICS_DECAY,
+from m3po_jax.learning.fitting import flatten
+from m3po_jax.learning.parts import Parts
+from m3po_jax.learning.perception import encode_trajectory
+from m3po_jax.learning.state import STATISTICS_DECAY, AgentState
+from m3po_jax.learning.values import (
     continues,
-    encode_trajectory,
-    flatten,
+    exploration_values,
     model_free_value,
+    online_model,
     target_model,
 )
-from m3po_jax.networks.factory import Networks
 from m3po_jax.ops import checks, distributions, finite, policy_gradient, returns, rows, statistics
 from m3po_jax.policy import trust_region
 from m3po_jax.policy.trust_region import Gaussians
@@ -43,44 +41,38 @@ class PolicyData(NamedTuple):
 
 
 def imagined_policy_data(
-    networks: Networks,
     agent: AgentState,
     z: jax.Array,
     task_id: jax.Array,
-    discount: jax.Array,
     key: jax.Array,
     *,
+    parts: Parts,
     beta: jax.Array | None,
-    cfg: Config,
-    axis_name: tuple[str, ...] = (),
 ) -> PolicyData:
     """On-policy samples imagined from replayed states (ALGORITHM section 3, `imagined`).
 
     Args:
-        networks: The bundle.
         agent: The agent; its policy is the old policy.
         z: Start latents `[B, Z]`.
         task_id: `[B]`.
-        discount: gamma_k `[B]`.
         key: Consumed.
+        parts: What the iteration is made of.
         beta: Weight of the exploration advantage, or `None`.
-        cfg: The run's settings.
-        axis_name: Mesh axes over which the data are spread.
 
     Returns:
         `imagined_horizon * B` samples.
     """
+    networks, config = parts.networks, parts.config.policy
+    discount = jnp.asarray(parts.env.discount)[task_id]
     head_key, action_key = jax.random.split(key)
     model = target_model(networks, agent).two_heads(head_key)
     context = task_context(networks, agent.params.world_model, task_id)
-    shape = (cfg.policy.imagined_horizon, networks.action_size)
-    noise = rows.normal(action_key, rows.numbers(z.shape[0], axis_name), shape)
+    shape = (config.imagined_horizon, networks.action_size)
+    noise = rows.normal(action_key, rows.numbers(z.shape[0], parts.axis_name), shape)
     imagined = imagine(model, z, context, jnp.swapaxes(noise, 0, 1))
     value = model.state_value(jnp.concatenate([imagined.z, imagined.z_next[-1:]]), context)
     gae = jax.vmap(
-        lambda r, d, v0, v1: returns.gae(
-            r, d, v0, v1, jnp.ones_like(r), lambda_=cfg.policy.lambda_
-        ),
+        lambda r, d, v0, v1: returns.gae(r, d, v0, v1, jnp.ones_like(r), lambda_=config.lambda_),
         in_axes=1,
         out_axes=1,
     )
@@ -91,44 +83,41 @@ def imagined_policy_data(
     data = PolicyData(imagined.z, context, imagined.u, old, advantage, weight, old)
     # Without termination the weights are 1: a constant, that nothing need be multiplied with.
     counts = weight if networks.world_model.has_termination else jnp.ones_like(weight)
-    advantage = _combined_advantage(
-        networks, agent, data, tasks, counts, beta=beta, axis_name=axis_name
-    )
+    advantage = _combined_advantage(agent, data, tasks, counts, parts=parts, beta=beta)
     return _flat(data._replace(advantage=advantage))
 
 
 def real_policy_data(
-    networks: Networks,
     agent: AgentState,
     trajectory: Trajectory,
     discount: jax.Array,
     *,
+    parts: Parts,
     beta: jax.Array | None,
-    cfg: Config,
-    axis_name: tuple[str, ...] = (),
 ) -> PolicyData:
     """Samples of the fresh rollout, importance-weighted (ALGORITHM section 3, `real`).
 
     The planner's Gaussian drew the actions; the advantage carries `min(1, pi_old / mu)`.
 
     Args:
-        networks: The bundle.
         agent: The agent that collected.
         trajectory: The fresh rollout `[T, B, ...]`.
         discount: gamma_k of the environments `[B]`.
+        parts: What the iteration is made of.
         beta: Weight of the exploration advantage, or `None`.
-        cfg: The run's settings.
-        axis_name: Mesh axes over which the data are spread.
 
     Returns:
         `T * B` samples.
     """
+    networks = parts.networks
     context, z, z_next = encode_trajectory(networks, agent, trajectory)
     mean, std = networks.policy(agent.params.policy, z, context.e, context.action_mask)
     old = Gaussians(mean, std)
     value, next_value = (model_free_value(networks, agent, x, context.e) for x in (z, z_next))
     gae = jax.vmap(
-        lambda *args: returns.gae(*args, lambda_=cfg.policy.lambda_), in_axes=1, out_axes=1
+        lambda *args: returns.gae(*args, lambda_=parts.config.policy.lambda_),
+        in_axes=1,
+        out_axes=1,
     )
     advantage = gae(
         trajectory.reward,
@@ -141,7 +130,7 @@ def real_policy_data(
     behaviour = Gaussians(trajectory.behaviour_mean, trajectory.behaviour_std)
     data = PolicyData(z, context, u, old, advantage, trajectory.valid, behaviour)
     advantage = _combined_advantage(
-        networks, agent, data, trajectory.task_id, data.weight, beta=beta, axis_name=axis_name
+        agent, data, trajectory.task_id, data.weight, parts=parts, beta=beta
     )
     log_weight = distributions.log_prob(u, mean, std, context.action_mask) - distributions.log_prob(
         u, behaviour.mean, behaviour.std, context.action_mask
@@ -151,23 +140,17 @@ def real_policy_data(
 
 
 def policy_update(
-    networks: Networks,
-    optimizer: optax.GradientTransformation,
-    agent: AgentState,
-    data: PolicyData,
-    key: jax.Array,
-    *,
-    cfg: Config,
-    axis_name: tuple[str, ...] = (),
+    agent: AgentState, data: PolicyData, key: jax.Array, *, parts: Parts
 ) -> tuple[AgentState, Metrics]:
     """One trust-region update of the policy with the likelihood-ratio surrogate."""
     checks.check_finite("policy, samples and advantages", data)
-    clip = cfg.policy.clip_epsilon if cfg.policy.trust_region == "clip" else None
+    config, axis_name = parts.config.policy, parts.axis_name
+    clip = config.clip_epsilon if config.trust_region == "clip" else None
 
     def loss_fn(params: Params, batch: PolicyData, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         del key  # The samples are fixed.
         mask = batch.context.action_mask
-        new = Gaussians(*networks.policy(params, batch.z, batch.context.e, mask))
+        new = Gaussians(*parts.networks.policy(params, batch.z, batch.context.e, mask))
         loss, kl = trust_region.surrogate_loss(
             new,
             batch.old,
@@ -176,48 +159,44 @@ def policy_update(
             batch.weight,
             mask,
             clip_epsilon=clip,
-            entropy_scale=cfg.policy.entropy_scale,
+            entropy_scale=config.entropy_scale,
             axis_name=axis_name,
         )
-        if cfg.policy.planner_kl_scale > 0.0:
+        if config.planner_kl_scale > 0.0:
             planner_kl = trust_region.mean_kl(
                 batch.behaviour, new, batch.weight, mask, axis_name=axis_name
             )
-            loss += cfg.policy.planner_kl_scale * planner_kl
+            loss += config.planner_kl_scale * planner_kl
         return loss, kl
 
-    return _apply_policy_update(loss_fn, optimizer, agent, data, key, cfg=cfg, axis_name=axis_name)
+    agent, metrics = _apply_policy_update(loss_fn, agent, data, key, parts=parts)
+    entropy = distributions.entropy(data.old.std, data.context.action_mask)
+    return agent, {**metrics, "policy/entropy": rows.mean(entropy, axis_name)}
 
 
 def pathwise_policy_update(
-    networks: Networks,
-    optimizer: optax.GradientTransformation,
     agent: AgentState,
     z: jax.Array,
     task_id: jax.Array,
     key: jax.Array,
     *,
+    parts: Parts,
     beta: jax.Array | None,
-    cfg: Config,
-    axis_name: tuple[str, ...] = (),
 ) -> tuple[AgentState, Metrics]:
     """One update of the policy along the gradient of Q (TD-MPC2; `pathwise` in ALGORITHM 3).
 
     Args:
-        networks: The bundle.
-        optimizer: The policy's optimizer.
         agent: The agent; its policy is the old policy.
         z: Latents of windows `[T, B, Z]`; the first of each give the scale of values, as in
             TD-MPC2.
         task_id: `[B]`.
         key: Consumed.
+        parts: What the iteration is made of.
         beta: Weight of the exploration value, or `None`.
-        cfg: The run's settings.
-        axis_name: Mesh axes over which the data are spread.
     """
+    networks, axis_name = parts.networks, parts.axis_name
     head_key, key = jax.random.split(key)
-    online = target_model(networks, agent).replace(q=agent.params.world_model["q"])
-    online = online.two_heads(head_key)
+    online = online_model(networks, agent).two_heads(head_key)
     first_context = task_context(networks, agent.params.world_model, task_id)
     value = online.state_value(z[0], first_context)
     value_scale = statistics.update_running_scale(
@@ -258,23 +237,22 @@ def pathwise_policy_update(
             scale,
             ones,
             mask,
-            entropy_scale=cfg.policy.entropy_scale,
+            entropy_scale=parts.config.policy.entropy_scale,
             axis_name=axis_name,
         )
         return loss, trust_region.mean_kl(old, new, ones, mask, axis_name=axis_name)
 
-    return _apply_policy_update(loss_fn, optimizer, agent, data, key, cfg=cfg, axis_name=axis_name)
+    return _apply_policy_update(loss_fn, agent, data, key, parts=parts)
 
 
 def _combined_advantage(
-    networks: Networks,
     agent: AgentState,
     data: PolicyData,
     task_id: jax.Array,
     weight: jax.Array,
     *,
+    parts: Parts,
     beta: jax.Array | None,
-    axis_name: tuple[str, ...],
 ) -> jax.Array:
     """Per-task normalised task advantage plus `beta * (Q_x(z, u) - Q_x(z, pi(z)))`.
 
@@ -284,15 +262,15 @@ def _combined_advantage(
         data.advantage,
         task_id,
         weight,
-        num_tasks=networks.world_model.num_tasks,
-        axis_name=axis_name,
+        num_tasks=parts.num_tasks,
+        axis_name=parts.axis_name,
     )
     if beta is None:
         return advantage
 
     def q_x(u: jax.Array) -> jax.Array:
         params = agent.params.exploration
-        return exploration_values(networks, params, data.z, u, data.context)
+        return exploration_values(parts.networks, params, data.z, u, data.context)
 
     return advantage + beta * (q_x(data.u) - q_x(data.old.mean))
 
@@ -306,43 +284,21 @@ def _flat(data: PolicyData) -> PolicyData:
 
 
 def _apply_policy_update(
-    loss_fn: trust_region.LossFn,
-    optimizer: optax.GradientTransformation,
-    agent: AgentState,
-    data: Any,
-    key: jax.Array,
-    *,
-    cfg: Config,
-    axis_name: tuple[str, ...],
+    loss_fn: trust_region.LossFn, agent: AgentState, data: Any, key: jax.Array, *, parts: Parts
 ) -> tuple[AgentState, Metrics]:
+    """The update within the trust region, with metrics that show whether it held."""
     params, state, metrics = trust_region.trust_region_update(
         loss_fn,
         agent.params.policy,
         agent.policy_opt,
         data,
         key,
-        optimizer=optimizer,
-        cfg=cfg.policy,
-        axis_name=axis_name,
+        optimizer=parts.optimizers.policy,
+        cfg=parts.config.policy,
+        axis_name=parts.axis_name,
     )
     agent = agent.replace(params=agent.params.replace(policy=params), policy_opt=state)
-    return agent, {f"policy/{name}": value for name, value in metrics.items()}
-
-
-def trust_region_metrics(
-    metrics: Metrics,
-    data: PolicyData | None,
-    cfg: Config,
-    axis_name: tuple[str, ...],
-) -> Metrics:
-    """Adds what shows whether the trust region held, and the old policy's entropy."""
-    kl = metrics["policy/kl"]
-    metrics = dict(metrics)
-    metrics["policy/kl_max"] = kl
-    metrics["policy/kl_over_bound"] = (
-        kl > trust_region.KL_BOUND_FACTOR * cfg.policy.kl_target
-    ).astype(jnp.float32)
-    if data is not None:
-        entropy = distributions.entropy(data.old.std, data.context.action_mask)
-        metrics["policy/entropy"] = rows.mean(entropy, axis_name)
-    return metrics
+    kl = metrics["kl"]
+    bound = trust_region.KL_BOUND_FACTOR * parts.config.policy.kl_target
+    shown = {**metrics, "kl_max": kl, "kl_over_bound": (kl > bound).astype(jnp.float32)}
+    return agent, {f"policy/{name}": value for name, value in shown.items()}

@@ -5,8 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.learning import policy_update, update
-from m3po_jax.learning.state import AgentState, Parts
+from m3po_jax.learning import metrics as metrics_lib
+from m3po_jax.learning import policy_update
+from m3po_jax.learning.parts import Parts
+from m3po_jax.learning.state import AgentState
+from m3po_jax.learning.world_model_update import world_model_update
 from m3po_jax.replay import buffer
 from m3po_jax.types import Metrics, Window
 
@@ -22,8 +25,7 @@ def learn_from_replay(
 ) -> tuple[AgentState, Metrics]:
     """`num_updates` updates of the world model and, unless its data are `real`, of the policy.
 
-    Returns the metrics averaged over the updates (NaN if there was none); names that end in
-    `_max` are maxima, those that end in `/skipped` are sums.
+    Returns the agent and the metrics of all updates together (see `learning.metrics`).
     """
     once = partial(replay_update, parts=parts, beta=beta)
     _, shapes = jax.eval_shape(once, agent, replay, key)
@@ -31,22 +33,11 @@ def learn_from_replay(
     def body(index: jax.Array, carry: tuple[AgentState, Metrics]) -> tuple[AgentState, Metrics]:
         agent, total = carry
         agent, metrics = once(agent, replay, jax.random.fold_in(key, index))
-        add = {
-            name: jnp.maximum(total[name], value) if name.endswith("_max") else total[name] + value
-            for name, value in metrics.items()
-        }
-        return agent, add
+        return agent, metrics_lib.add(total, metrics)
 
     zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
     agent, total = jax.lax.fori_loop(0, num_updates, body, (agent, zeros))
-    count = jnp.where(num_updates > 0, num_updates.astype(jnp.float32), jnp.nan)
-
-    def finish(name: str, x: jax.Array) -> jax.Array:
-        if name.endswith(update.SKIPPED):
-            return x
-        return x + 0.0 * count if name.endswith("_max") else x / count
-
-    return agent, {name: finish(name, value) for name, value in total.items()}
+    return agent, metrics_lib.finish(total, num_updates)
 
 
 def replay_update(
@@ -65,15 +56,14 @@ def replay_update(
 
 def sample_windows(replay: buffer.ReplayState, key: jax.Array, parts: Parts) -> Window:
     """The replayed windows of one update. The key is consumed."""
-    env, _, _, cfg = parts
     return buffer.sample(
         replay,
         key,
-        batch_size=cfg.world_model.batch_size,
-        window=cfg.world_model.horizon,
-        layout=env.layout,
-        weights=env.replay_weights,
-        axis_name=env.axis_name,
+        batch_size=parts.config.world_model.batch_size,
+        window=parts.config.world_model.horizon,
+        layout=parts.env.layout,
+        weights=parts.env.replay_weights,
+        axis_name=parts.axis_name,
     )
 
 
@@ -86,18 +76,7 @@ def update_from_windows(
     beta: jax.Array | None,
 ) -> tuple[AgentState, Metrics]:
     """One update of world model and EMA, then of the policy; three keys `[3]` are consumed."""
-    env, networks, optimizers, cfg = parts
-    discount = jnp.asarray(env.discount)[window.task_id]
-    agent, z, model_metrics = update.world_model_update(
-        networks,
-        optimizers.world_model,
-        agent,
-        window,
-        discount,
-        keys[0],
-        cfg=cfg,
-        axis_name=env.axis_name,
-    )
+    agent, z, model_metrics = world_model_update(agent, window, keys[0], parts=parts)
     agent, policy_metrics = policy_from_replay(
         agent, z, window.task_id, keys[1:], parts=parts, beta=beta
     )
@@ -123,36 +102,14 @@ def policy_from_replay(
         parts: What the iteration is made of.
         beta: Weight of the bonus, or `None`.
     """
-    env, networks, optimizers, cfg = parts
     data_key, policy_key = keys
-    axis_name = env.axis_name
-    if cfg.policy.objective == "pathwise":
-        agent, metrics = policy_update.pathwise_policy_update(
-            networks,
-            optimizers.policy,
-            agent,
-            z,
-            task_id,
-            policy_key,
-            beta=beta,
-            cfg=cfg,
-            axis_name=axis_name,
+    if parts.config.policy.objective == "pathwise":
+        return policy_update.pathwise_policy_update(
+            agent, z, task_id, policy_key, parts=parts, beta=beta
         )
-        return agent, policy_update.trust_region_metrics(metrics, None, cfg, axis_name)
-    if cfg.policy.data != "imagined":
+    if parts.config.policy.data != "imagined":
         return agent, {}
     data = policy_update.imagined_policy_data(
-        networks,
-        agent,
-        z[0],
-        task_id,
-        jnp.asarray(env.discount)[task_id],
-        data_key,
-        beta=beta,
-        cfg=cfg,
-        axis_name=axis_name,
+        agent, z[0], task_id, data_key, parts=parts, beta=beta
     )
-    agent, metrics = policy_update.policy_update(
-        networks, optimizers.policy, agent, data, policy_key, cfg=cfg, axis_name=axis_name
-    )
-    return agent, policy_update.trust_region_metrics(metrics, data, cfg, axis_name)
+    return policy_update.policy_update(agent, data, policy_key, parts=parts)

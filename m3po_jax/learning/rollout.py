@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from m3po_jax.config import Config
 from m3po_jax.envs.by_task import ByTaskEnv
 from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
+from m3po_jax.learning.parts import Parts
+from m3po_jax.learning.perception import perceive
 from m3po_jax.learning.state import AgentState, RolloutState
+from m3po_jax.learning.values import exploration_values, online_model
 from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import checks, two_hot
-from m3po_jax.ops.observation_moments import normalize_observation
+from m3po_jax.ops import checks
 from m3po_jax.planning import mppi, warm_start
 from m3po_jax.types import Trajectory
-from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_context, two_heads
+from m3po_jax.world_model.latent import TaskContext, two_heads
 
 # Before the first update actions are tanh(N(0, 1)): nearly uniform, with a density.
 _RANDOM_STD = 1.0
@@ -85,7 +87,7 @@ def planned_actions(
     *,
     beta: jax.Array | None,
     explore: bool,
-    cfg: Config,
+    config: Config,
 ) -> Actions:
     """Actions of the planner.
 
@@ -98,15 +100,9 @@ def planned_actions(
         keys: One per environment `[B]`, consumed.
         beta: Weight of the exploration value `[]`; `None` leaves it out.
         explore: Whether to draw an elite and add noise.
-        cfg: The run's settings.
+        config: The run's settings.
     """
-    params = agent.params
-    model = WorldModelLatent(
-        world_model=params.world_model,
-        q=params.world_model["q"],
-        policy_params=params.policy,
-        networks=networks,
-    )
+    model = online_model(networks, agent)
     context, z = perceive(networks, agent, observation, jnp.asarray(rows.task_id))
     scale = jnp.maximum(agent.statistics.plan_scale.mean, _MIN_PLAN_SCALE)
     # Before its first update the running mean is zero and no scale at all.
@@ -133,14 +129,14 @@ def planned_actions(
             action_mask=context.action_mask,
             discount=discount,
             return_scale=scale,
-            cfg=cfg.planner,
+            cfg=config.planner,
             explore=explore,
             exploration_value=None if beta is None else exploration_value,
         )
 
     per_env = (jnp.asarray(rows.discount)[rows.task_id], scale[rows.task_id])
     inputs = (z, context, plan_mean, keys, *per_env)
-    plans = _map_rows(plan, inputs, size=_CPU_SEQUENCES // cfg.planner.num_samples)
+    plans = _map_rows(plan, inputs, size=_CPU_SEQUENCES // config.planner.num_samples)
     spread = jnp.std(plans.returns, axis=-1)
     return Actions(plans.u, plans.mean, plans.std, plans.plan_mean, spread)
 
@@ -167,55 +163,43 @@ def plan_with_two_heads(agent: AgentState, key: jax.Array) -> AgentState:
     return agent.replace(params=params.replace(world_model=world_model))
 
 
-def exploration_values(
-    networks: Networks, params: dict, z: jax.Array, u: jax.Array, context: TaskContext
-) -> jax.Array:
-    """Q_x(z, u) `[...]`: the discounted bonus that the bonus critic expects."""
-    lead = z.shape[:-1]
-    e = jnp.broadcast_to(context.e, (*lead, context.e.shape[-1]))
-    a = jnp.tanh(u) * jnp.broadcast_to(context.action_mask, u.shape)
-    return two_hot.decode(networks.exploration_logits(params, z, a, e), networks.support)
-
-
 def collect(
     env: MultiTaskEnv | ByTaskEnv,
-    networks: Networks,
     agent: AgentState,
     rollout: RolloutState,
     key: jax.Array,
     *,
+    parts: Parts,
     beta: jax.Array | None,
     random: jax.Array,
-    cfg: Config,
 ) -> tuple[RolloutState, Trajectory, Timestep, jax.Array]:
     """Collects one unroll in all environments.
 
     Args:
-        env: The environments.
-        networks: The bundle.
+        env: What steps the environments: those of `parts`, or the same by task.
         agent: The agent, which stays the same during the unroll.
         rollout: Where collecting stands.
         key: Consumed.
+        parts: What the iteration is made of.
         beta: Weight of the exploration value, or `None`.
         random: `[]` bool, whether actions are random.
-        cfg: The run's settings.
 
     Returns:
         The new rollout state, the trajectory `[T, B, ...]`, the raw timesteps `[T, B, ...]` and the
         spread of predicted returns `[T, B]`.
     """
+    networks, config = parts.networks, parts.config
     pool_key, action_key, head_key = jax.random.split(key, 3)
-    if cfg.planner.collect:
+    if config.planner.collect:
         agent = plan_with_two_heads(agent, head_key)
     pool: Any = env.draw_resets(pool_key)
     task_id = jnp.asarray(env.task_id)
 
     def choose(observation: jax.Array, plan_mean: jax.Array, keys: jax.Array) -> Actions:
-        if cfg.planner.collect:
-            return planned_actions(
-                networks, agent, env, observation, plan_mean, keys, beta=beta, explore=True, cfg=cfg
-            )
-        return prior_actions(networks, agent, env, observation, plan_mean, keys, explore=True)
+        args = (networks, agent, env, observation, plan_mean, keys)
+        if config.planner.collect:
+            return planned_actions(*args, beta=beta, explore=True, config=config)
+        return prior_actions(*args, explore=True)
 
     def step(
         carry: RolloutState, key: jax.Array
@@ -248,25 +232,6 @@ def collect(
         return RolloutState(env_state, plan_mean), (transition, timestep, actions.return_spread)
 
     start = rollout.replace(env=rollout.env.with_new_pool())
-    keys = jax.random.split(action_key, cfg.env.unroll_length)
+    keys = jax.random.split(action_key, config.env.unroll_length)
     end, (trajectory, timesteps, spread) = jax.lax.scan(step, start, keys)
     return end, trajectory, timesteps, spread
-
-
-def perceive(
-    networks: Networks, agent: AgentState, observation: jax.Array, task_id: jax.Array
-) -> tuple[TaskContext, jax.Array]:
-    """What policy and critics see of observations `[..., O]` of tasks `[...]`.
-
-    Returns:
-        The task contexts and `z`: the latents `[..., Z]` or, with the encoder `observation`, the
-        normalised observations `[..., O]`, and then one-hot task ids as embeddings.
-    """
-    if networks.encoder == "observation":
-        e = jax.nn.one_hot(task_id, networks.world_model.num_tasks)
-        context = TaskContext(e, networks.action_mask(task_id))
-        moments = agent.statistics.observation
-        return context, normalize_observation(moments, observation, task_id)
-    params = agent.params.world_model
-    context = task_context(networks, params, task_id)
-    return context, networks.encode(params, observation, context.e)

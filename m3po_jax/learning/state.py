@@ -1,49 +1,23 @@
 """Everything that a run is, as one pytree, and how it starts."""
 
-import functools
-import math
-from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from m3po_jax.config import Config
-from m3po_jax.envs.multitask import MultiTaskEnv, MultiTaskState
+from m3po_jax.envs.multitask import MultiTaskState
+from m3po_jax.learning.optimizers import Optimizers
+from m3po_jax.learning.parts import Parts
 from m3po_jax.networks.factory import AgentParams, Networks
 from m3po_jax.ops import observation_moments, statistics
 from m3po_jax.policy.trust_region import TrustRegionState, init_trust_region
 from m3po_jax.replay import buffer
 from m3po_jax.types import Params, Trajectory
 
-_ENCODER = ("encoder", "embedding")
-
-
-class Optimizers(NamedTuple):
-    """One optimizer per set of parameters."""
-
-    world_model: optax.GradientTransformation
-    policy: optax.GradientTransformation
-    critic: optax.GradientTransformation
-    exploration: optax.GradientTransformation
-
-
-class Parts(NamedTuple):
-    """What a training iteration is made of.
-
-    Attributes:
-        env: Environments of all tasks, or a device's share of them.
-        networks: The bundle of modules.
-        optimizers: One optimizer per set of parameters.
-        cfg: The run's settings.
-    """
-
-    env: MultiTaskEnv
-    networks: Networks
-    optimizers: Optimizers
-    cfg: Config
+# Weight of the past in the running statistics, per update of each.
+STATISTICS_DECAY = 0.99
 
 
 @flax.struct.dataclass
@@ -91,52 +65,6 @@ class TrainState:
     update_debt: jax.Array  # [] updates due for data collected but not yet learned from
 
 
-def make_optimizers(cfg: Config, *, iterations: int, transitions: int) -> Optimizers:
-    """Adam with a global-norm clip for each set of parameters.
-
-    What `train.frozen` names stays as it is. The step sizes of world model and policy fall with the
-    gradient steps that they take, as `train.final_learning_rate_scale` says.
-
-    Args:
-        cfg: The run's settings.
-        iterations: Training iterations of the whole run.
-        transitions: Transitions that an iteration collects, over all devices.
-    """
-    updates = cfg.train.updates_per_transition * iterations * transitions
-    rounds = iterations if cfg.learns_from_real else updates
-    steps = {
-        "world_model": math.ceil(updates),
-        "policy": math.ceil(rounds) * cfg.policy.epochs * cfg.policy.minibatches,
-    }
-
-    def adam(part: str, learning_rate: float, max_norm: float) -> optax.GradientTransformation:
-        if part in cfg.train.frozen:
-            return optax.set_to_zero()
-        schedule: float | optax.Schedule = learning_rate
-        if part in steps and cfg.train.final_learning_rate_scale != 1.0:
-            last = cfg.train.final_learning_rate_scale * learning_rate
-            schedule = optax.linear_schedule(learning_rate, last, max(steps[part], 1))
-        return optax.chain(_clip(max_norm), optax.adam(schedule))
-
-    model = cfg.world_model
-    world_model = adam("world_model", model.learning_rate, model.max_gradient_norm)
-    still = _parts_mask(cfg.train.frozen)
-    if cfg.train.frozen:
-        # Before the clip, so that the others' share of the norm is their own.
-        world_model = optax.chain(optax.masked(optax.set_to_zero(), still), world_model)
-    if model.encoder_learning_rate_scale != 1.0:
-        slow = optax.masked(optax.scale(model.encoder_learning_rate_scale), _parts_mask(_ENCODER))
-        world_model = optax.chain(world_model, slow)
-    return Optimizers(
-        world_model=world_model,
-        policy=adam("policy", cfg.policy.learning_rate, cfg.policy.max_gradient_norm),
-        critic=adam("critic", cfg.critic.learning_rate, cfg.critic.max_gradient_norm),
-        exploration=adam(
-            "exploration", cfg.exploration.learning_rate, cfg.critic.max_gradient_norm
-        ),
-    )
-
-
 def init_agent(networks: Networks, optimizers: Optimizers, key: jax.Array) -> AgentState:
     """A fresh agent. The key is consumed."""
     params = networks.init(key)
@@ -167,18 +95,20 @@ def init_train_state(parts: Parts, key: jax.Array) -> TrainState:
 
     Where `parts.env` is a share of the environments, so are their states and the replay.
     """
-    env, networks, optimizers, cfg = parts
+    env, config = parts.env, parts.config
     agent_key, env_key, key = jax.random.split(key, 3)
-    unroll_length = cfg.env.unroll_length
+    unroll_length = config.env.unroll_length
     # Without a model nothing is replayed: the newest unroll is enough.
     capacity = (
-        buffer.capacity_per_env(cfg.replay.capacity, env.batch_size * env.num_shards, unroll_length)
-        if cfg.has_model
+        buffer.capacity_per_env(
+            config.replay.capacity, env.batch_size * env.num_shards, unroll_length
+        )
+        if config.has_model
         else unroll_length
     )
-    plan_shape = (env.batch_size, cfg.planner.horizon, env.action_size)
+    plan_shape = (env.batch_size, config.planner.horizon, env.action_size)
     return TrainState(
-        agent=init_agent(networks, optimizers, agent_key),
+        agent=init_agent(parts.networks, parts.optimizers, agent_key),
         rollout=RolloutState(env=env.init(env_key, stagger=True), plan_mean=jnp.zeros(plan_shape)),
         replay=buffer.init(
             trajectory_shapes(
@@ -219,38 +149,3 @@ def trajectory_shapes(lead: tuple[int, int], observation_size: int, action_size:
         behaviour_mean=action,
         behaviour_std=action,
     )
-
-
-def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
-    """`optax.clip_by_global_norm`, for parts of a gradient too, whose norm takes an exchange."""
-
-    def update(
-        gradient: Params,
-        state: optax.EmptyState,
-        params: Params | None = None,
-        *,
-        global_norm: Callable[[Params], jax.Array] = optax.tree.norm,
-    ) -> tuple[Params, optax.EmptyState]:
-        norm = global_norm(gradient)
-        clip = lambda g: jnp.where(norm < max_norm, g, (g / norm) * max_norm)  # noqa: E731
-        return jax.tree.map(clip, gradient), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def _parts_mask(names: Collection[str]) -> Callable[[Params], Params]:
-    """A function of the world model's parameters: true for these parts and their output norms."""
-
-    def mask(params: Params) -> Params:
-        return {
-            name: jax.tree.map(
-                functools.partial(_always, name.removesuffix("_norm") in names), part
-            )
-            for name, part in params.items()
-        }
-
-    return mask
-
-
-def _always(value: bool, _: Any) -> bool:
-    return value

@@ -1,5 +1,6 @@
 """Evaluations of a run: whole episodes, scores, and the record that eval.jsonl holds."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,7 @@ class Evaluator:
         """Traces the program for `policy`; the result compiles it, if that is still to be done."""
         if policy in self._programs:
             return lambda: None
-        parts = self._experiment.parts._replace(env=self._env)
+        parts = dataclasses.replace(self._experiment, env=self._env)
         play = sharding.shard_evaluate(self._experiment.mesh, parts, policy=policy)
         lowered = play.lower(agent, jax.random.key(0))
 

@@ -10,45 +10,32 @@ from m3po_jax import workload
 from m3po_jax.config import Config
 from m3po_jax.envs import registry
 from m3po_jax.envs.by_task import placement_text
-from m3po_jax.envs.multitask import MultiTaskEnv
-from m3po_jax.learning.state import Optimizers, Parts, TrainState, init_train_state, make_optimizers
-from m3po_jax.learning.train_step import env_steps_per_iteration, num_iterations
-from m3po_jax.networks.factory import Networks, make_networks
+from m3po_jax.learning.optimizers import make_optimizers
+from m3po_jax.learning.parts import Parts, num_iterations
+from m3po_jax.learning.state import TrainState, init_train_state
+from m3po_jax.networks.factory import make_networks
 from m3po_jax.replay import buffer
 from m3po_jax.training import sharding
 from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A config brought to life.
+class Experiment(Parts):
+    """A config brought to life: the parts of its training iteration, and their devices.
 
     Attributes:
-        config: The settings.
-        env: Environments of training.
-        networks: The bundle of modules.
-        optimizers: One optimizer per set of parameters.
         mesh: The devices of the run.
     """
 
-    config: Config
-    env: MultiTaskEnv
-    networks: Networks
-    optimizers: Optimizers
     mesh: sharding.Devices
 
     def init(self, key: jax.Array) -> TrainState:
         """State before the first step. The key is consumed."""
-        return init_train_state(self.parts, key)
+        return init_train_state(self, key)
 
     def state_shapes(self) -> TrainState:
         """The state's shapes and places, as `jax.ShapeDtypeStruct`s; nothing is computed."""
         return sharding.placed(self.mesh, jax.eval_shape(self.init, jax.random.key(0)))
-
-    @property
-    def parts(self) -> Parts:
-        """What a training iteration is made of."""
-        return Parts(self.env, self.networks, self.optimizers, self.config)
 
     def meta(self, *, env_steps: int, wall_seconds: float) -> dict[str, Any]:
         """What a checkpoint says of itself."""
@@ -60,19 +47,9 @@ class Experiment:
         env_steps = iteration * self.env_steps_per_iteration
         return {
             "env_steps": env_steps,
-            "env_steps_per_task": env_steps / len(self.env.specs),
+            "env_steps_per_task": env_steps / self.num_tasks,
             "wall_seconds": round(wall_seconds, 1),
         }
-
-    @property
-    def env_steps_per_iteration(self) -> int:
-        """Simulator steps of one iteration over all tasks, action repeats counted."""
-        return env_steps_per_iteration(self.env, self.config)
-
-    @property
-    def num_iterations(self) -> int:
-        """Iterations until `total_env_steps` is reached or passed."""
-        return num_iterations(self.env, self.config)
 
 
 def make_experiment(config: Config) -> Experiment:
@@ -90,7 +67,7 @@ def make_experiment(config: Config) -> Experiment:
         iterations=num_iterations(env, config),
         transitions=env.batch_size * config.env.unroll_length,
     )
-    return Experiment(config, env, networks, optimizers, sharding.choose_devices(config))
+    return Experiment(env, networks, optimizers, config, sharding.choose_devices(config))
 
 
 def on_one_device(config: Config) -> Config:
@@ -160,8 +137,8 @@ def _devices(experiment: Experiment) -> str:
 
 def _placement_lines(experiment: Experiment) -> list[str]:
     """Which device steps what, where there are several."""
-    mesh, env, cfg = experiment.mesh, experiment.env, experiment.config
+    mesh = experiment.mesh
     if mesh.size == 1:
-        asked = cfg.train.task_placement == "by_task"
+        asked = experiment.config.train.task_placement == "by_task"
         return ["task placement by_task: one device, so it steps all tasks"] if asked else []
-    return [placement_text(env, sharding.choose_placement(mesh, env, cfg), mesh.size)]
+    return [placement_text(experiment.env, sharding.choose_placement(mesh, experiment), mesh.size)]

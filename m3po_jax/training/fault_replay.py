@@ -45,7 +45,7 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
                 f"  gradient leaves: {_listed(bad_leaves) or 'all finite'}"
             )
 
-    step = make_train_step(experiment.parts)
+    step = make_train_step(experiment)
     with finite.observed(observe):
         _, metrics = jax.block_until_ready(jax.jit(step)(state))
         jax.effects_barrier()

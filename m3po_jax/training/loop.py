@@ -15,7 +15,7 @@ from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
 from m3po_jax.learning import model_error
 from m3po_jax.learning.state import TrainState
 from m3po_jax.learning.train_step import make_train_step
-from m3po_jax.learning.update import SKIPPED
+from m3po_jax.learning.metrics import SKIPPED
 from m3po_jax.ops import checks
 from m3po_jax.training import processes, sharding
 from m3po_jax.training.compiling import compile_program
@@ -112,7 +112,7 @@ class _Run:
         self._progress = progress
         self._began = time.monotonic()
         self._logged = self._began
-        self._model_errors: Any = sharding.shard_model_errors(experiment.mesh, experiment.parts)
+        self._model_errors: Any = sharding.shard_model_errors(experiment.mesh, experiment)
         progress.say(description(experiment))
         restored = checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:
@@ -121,7 +121,7 @@ class _Run:
             # One program: eager resets would compile each operation of the simulators alone. The
             # seed is an argument, so that all seeds share the compiled program.
             key = jax.random.key(config.seed)
-            init = sharding.shard_init(experiment.mesh, experiment.parts).lower(key)
+            init = sharding.shard_init(experiment.mesh, experiment).lower(key)
             progress.say("Compiling the start state ...")
             start = self._timed("the start state", functools.partial(compile_program, init))
             self._state: TrainState = jax.block_until_ready(start(key))
@@ -209,9 +209,9 @@ class _Run:
         train_step: Any
         if debug:
             # It keeps the state before, so nothing is donated.
-            train_step = jax.jit(checks.checked(make_train_step(self._experiment.parts)))
+            train_step = jax.jit(checks.checked(make_train_step(self._experiment)))
         else:
-            train_step = sharding.shard_train_step(self._experiment.mesh, self._experiment.parts)
+            train_step = sharding.shard_train_step(self._experiment.mesh, self._experiment)
         programs: dict[str, Callable[[], Any]] = {
             "the training step": functools.partial(compile_program, train_step.lower(self._state)),
             "the evaluation": evaluator.prepare(agent, policy=policy),

@@ -116,7 +116,7 @@ def record_episode(
         environment=environment,
         rows=_Rows(np.array([index]), experiment.env.discount),
         networks=experiment.networks,
-        cfg=config,
+        config=config,
         policy=policy,
     )
     steps: _Step = jax.device_get(jax.jit(play)(state.agent, jax.random.key(seed)))
@@ -143,7 +143,7 @@ def _play(
     environment: Any,
     rows: _Rows,
     networks: Networks,
-    cfg: Config,
+    config: Config,
     policy: str,
 ) -> _Step:
     """All steps of one episode `[L, ...]`; those after its end are not `alive`."""
@@ -156,8 +156,8 @@ def _play(
         if policy == "prior":
             actions = rollout.prior_actions(*args, explore=False)
         else:
-            actions = rollout.planned_actions(*args, beta=None, explore=False, cfg=cfg)
-        imagined, predicted = _belief(agent, networks, rows, observation, actions, cfg, policy)
+            actions = rollout.planned_actions(*args, beta=None, explore=False, config=config)
+        imagined, predicted = _belief(agent, networks, rows, observation, actions, config, policy)
         action = jnp.tanh(actions.u)[:, : env.action_size]
         after, timestep = env.step(carry.env, start.env_states, action)
         ended = jnp.maximum(timestep.termination, timestep.truncation)
@@ -173,7 +173,7 @@ def _play(
         plan_mean = warm_start.shift(actions.plan_mean)
         return _Carry(after, plan_mean, carry.alive * (1.0 - ended[0])), noted
 
-    plan_mean = jnp.zeros((1, cfg.planner.horizon, networks.action_size))
+    plan_mean = jnp.zeros((1, config.planner.horizon, networks.action_size))
     keys = jax.random.split(key, env.specs[0].episode_length)
     _, steps = jax.lax.scan(step, _Carry(start, plan_mean, jnp.ones(())), keys)
     return steps
@@ -185,7 +185,7 @@ def _belief(
     rows: _Rows,
     observation: jax.Array,
     actions: rollout.Actions,
-    cfg: Config,
+    config: Config,
     policy: str,
 ) -> tuple[jax.Array, jax.Array]:
     """Rewards `[H]` that the agent expects of what it is about to do, and the return from here.
@@ -193,8 +193,8 @@ def _belief(
     The planner goes on with its plan's mean after the action it takes, the prior with its own
     mean; past the horizon Q values the policy.
     """
-    horizon = cfg.planner.horizon
-    if not cfg.has_model:
+    horizon = config.planner.horizon
+    if not config.has_model:
         return jnp.zeros(horizon), jnp.zeros(())
     params, task_id = agent.params, jnp.asarray(rows.task_id[0])
     model = WorldModelLatent(params.world_model, params.world_model["q"], params.policy, networks)

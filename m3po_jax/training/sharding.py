@@ -8,6 +8,7 @@ on many, over any number of processes. (`jax.pmap` is in maintenance mode; `shar
 successor.)
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -18,18 +19,12 @@ from jax.sharding import PartitionSpec as P
 
 from m3po_jax.config import Config, ConfigError
 from m3po_jax.envs.by_task import ByTaskEnv, step_costs
-from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.envs.placement import Placement, place_tasks
 from m3po_jax.learning.episodes import evaluate
 from m3po_jax.learning.model_error import model_errors
-from m3po_jax.learning.state import (
-    AgentState,
-    Optimizers,
-    Parts,
-    TrainState,
-    init_agent,
-    init_train_state,
-)
+from m3po_jax.learning.optimizers import Optimizers
+from m3po_jax.learning.parts import Parts
+from m3po_jax.learning.state import AgentState, TrainState, init_agent, init_train_state
 from m3po_jax.learning.train_step import Collected, collect, learn
 from m3po_jax.replay.buffer import ReplayState
 from m3po_jax.training.optimizer_parts import in_parts, split_axis
@@ -129,11 +124,11 @@ def _shardings(mesh: Devices, specs: Any) -> Any:
     )
 
 
-def choose_placement(mesh: Devices, env: MultiTaskEnv, cfg: Config) -> Placement | None:
+def choose_placement(mesh: Devices, parts: Parts) -> Placement | None:
     """The tasks that each device steps, or None where every device steps a share of each."""
-    if cfg.train.task_placement == "replicated" or mesh.size == 1:
+    if parts.config.train.task_placement == "replicated" or mesh.size == 1:
         return None
-    found = place_tasks(env.num_envs, step_costs(env), mesh.size)
+    found = place_tasks(parts.env.num_envs, step_costs(parts.env), mesh.size)
     if found is None:
         raise ValueError(f"the tasks do not split over {mesh.size} devices")
     return found
@@ -141,7 +136,7 @@ def choose_placement(mesh: Devices, env: MultiTaskEnv, cfg: Config) -> Placement
 
 def _share(mesh: Devices, parts: Parts) -> Parts:
     """The parts as one device has them, with its share of the environments."""
-    return parts._replace(env=parts.env.shard(mesh.size, AXES))
+    return dataclasses.replace(parts, env=parts.env.shard(mesh.size, AXES))
 
 
 def shard_init(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
@@ -161,7 +156,7 @@ def shard_collect(mesh: Devices, parts: Parts) -> Callable[[TrainState], Collect
     It needs no gradient and exchanges nothing but the pool of first states or, by task, the rows
     before and after.
     """
-    placement = choose_placement(mesh, parts.env, parts.cfg)
+    placement = choose_placement(mesh, parts)
     by_task = None if placement is None else ByTaskEnv(parts.env, placement, AXES)
     collect_here: Callable[[TrainState], Collected] = jax.shard_map(
         functools.partial(collect, parts=_share(mesh, parts), by_task=by_task),
@@ -183,8 +178,9 @@ def shard_train_step(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
     num_parts = mesh.shape[_FSDP]
     optimizers = Optimizers(*(in_parts(one, num_parts, _FSDP) for one in parts.optimizers))
     collect_here = shard_collect(mesh, parts)
+    share = dataclasses.replace(_share(mesh, parts), optimizers=optimizers)
     learn_here = jax.shard_map(
-        functools.partial(learn, parts=_share(mesh, parts)._replace(optimizers=optimizers)),
+        functools.partial(learn, parts=share),
         mesh=mesh,
         in_specs=(inside, _COLLECTED),
         out_specs=(inside, _EVERYWHERE),
@@ -198,11 +194,9 @@ def shard_train_step(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
 
 def shard_model_errors(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
     """A compiled function `(agent, replay, key) -> ModelErrors`, alike on every device."""
-    env, networks, _, _ = _share(mesh, parts)
-    measure = functools.partial(model_errors, env=env, networks=networks)
     return jax.jit(
         jax.shard_map(
-            measure,
+            functools.partial(model_errors, parts=_share(mesh, parts)),
             mesh=mesh,
             in_specs=(_EVERYWHERE, _STATE.replay, _EVERYWHERE),
             out_specs=_EVERYWHERE,
@@ -218,8 +212,7 @@ def shard_evaluate(mesh: Devices, parts: Parts, *, policy: str) -> jax.stages.Wr
         parts: With the environments of the evaluation, which split over the mesh.
         policy: See `evaluate`.
     """
-    env, networks, _, cfg = _share(mesh, parts)
-    play = functools.partial(evaluate, env=env, networks=networks, cfg=cfg, policy=policy)
+    play = functools.partial(evaluate, parts=_share(mesh, parts), policy=policy)
     sharded = jax.shard_map(
         play, mesh=mesh, in_specs=(_EVERYWHERE, _EVERYWHERE), out_specs=_ROWS, check_vma=False
     )

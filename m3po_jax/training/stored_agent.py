@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from m3po_jax.config import Config
 from m3po_jax.envs import registry
-from m3po_jax.learning.state import AgentState, init_agent, make_optimizers, trajectory_shapes
+from m3po_jax.learning.optimizers import make_optimizers
+from m3po_jax.learning.state import AgentState, init_agent, trajectory_shapes
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.policy.trust_region import TrustRegionState
 from m3po_jax.replay import buffer

@@ -1,0 +1,105 @@
+"""The optimizers of an agent: one for each set of its parameters."""
+
+import functools
+import math
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from m3po_jax.config import Config
+from m3po_jax.types import Params
+
+_ENCODER = ("encoder", "embedding")
+
+
+class Optimizers(NamedTuple):
+    """One optimizer per set of parameters."""
+
+    world_model: optax.GradientTransformation
+    policy: optax.GradientTransformation
+    critic: optax.GradientTransformation
+    exploration: optax.GradientTransformation
+
+
+def make_optimizers(config: Config, *, iterations: int, transitions: int) -> Optimizers:
+    """Adam with a global-norm clip for each set of parameters.
+
+    What `train.frozen` names stays as it is. The step sizes of world model and policy fall with the
+    gradient steps that they take, as `train.final_learning_rate_scale` says.
+
+    Args:
+        config: The run's settings.
+        iterations: Training iterations of the whole run.
+        transitions: Transitions that an iteration collects, over all devices.
+    """
+    updates = config.train.updates_per_transition * iterations * transitions
+    rounds = iterations if config.learns_from_real else updates
+    steps = {
+        "world_model": math.ceil(updates),
+        "policy": math.ceil(rounds) * config.policy.epochs * config.policy.minibatches,
+    }
+
+    def adam(part: str, learning_rate: float, max_norm: float) -> optax.GradientTransformation:
+        if part in config.train.frozen:
+            return optax.set_to_zero()
+        schedule: float | optax.Schedule = learning_rate
+        if part in steps and config.train.final_learning_rate_scale != 1.0:
+            last = config.train.final_learning_rate_scale * learning_rate
+            schedule = optax.linear_schedule(learning_rate, last, max(steps[part], 1))
+        return optax.chain(_clip(max_norm), optax.adam(schedule))
+
+    model = config.world_model
+    world_model = adam("world_model", model.learning_rate, model.max_gradient_norm)
+    still = _parts_mask(config.train.frozen)
+    if config.train.frozen:
+        # Before the clip, so that the others' share of the norm is their own.
+        world_model = optax.chain(optax.masked(optax.set_to_zero(), still), world_model)
+    if model.encoder_learning_rate_scale != 1.0:
+        slow = optax.masked(optax.scale(model.encoder_learning_rate_scale), _parts_mask(_ENCODER))
+        world_model = optax.chain(world_model, slow)
+    return Optimizers(
+        world_model=world_model,
+        policy=adam("policy", config.policy.learning_rate, config.policy.max_gradient_norm),
+        critic=adam("critic", config.critic.learning_rate, config.critic.max_gradient_norm),
+        exploration=adam(
+            "exploration", config.exploration.learning_rate, config.critic.max_gradient_norm
+        ),
+    )
+
+
+def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.clip_by_global_norm`, for parts of a gradient too, whose norm takes an exchange."""
+
+    def update(
+        gradient: Params,
+        state: optax.EmptyState,
+        params: Params | None = None,
+        *,
+        global_norm: Callable[[Params], jax.Array] = optax.tree.norm,
+    ) -> tuple[Params, optax.EmptyState]:
+        norm = global_norm(gradient)
+        clip = lambda g: jnp.where(norm < max_norm, g, (g / norm) * max_norm)  # noqa: E731
+        return jax.tree.map(clip, gradient), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _parts_mask(names: Collection[str]) -> Callable[[Params], Params]:
+    """A function of the world model's parameters: true for these parts and their output norms."""
+
+    def mask(params: Params) -> Params:
+        return {
+            name: jax.tree.map(
+                functools.partial(_always, name.removesuffix("_norm") in names), part
+            )
+            for name, part in params.items()
+        }
+
+    return mask
+
+
+def _always(value: bool, _: Any) -> bool:
+    return value
