@@ -131,6 +131,8 @@ class _Run:
             self._state, meta = restored
             self._iteration = int(self._state.iteration)
             self._wall_before = float(meta["wall_seconds"])
+            if processes.leads():
+                forget_overwritten(workdir)
             progress.say(f"Going on from the checkpoint at {self.env_steps:,} env steps.")
         if processes.leads():
             writer.truncate_after(self.env_steps)

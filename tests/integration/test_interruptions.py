@@ -286,7 +286,7 @@ def test_lost_checkpoints_are_no_new_start(environment, whole, tmp_path):
     code, _, err = finish(train(environment, folder))
     assert code == command_line.USER_ERROR
     assert err.count("error: ") == 1 and "Traceback" not in err
-    assert "no checkpoint" in err and "--overwrite" in err
+    assert "no checkpoint" in err and "another --workdir" in err
     assert (folder / "metrics.csv").read_bytes() == before
 
 
