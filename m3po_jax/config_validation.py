@@ -26,7 +26,7 @@ CHOICES = {
     "policy.trust_region": ("clip", "kl", "none"),
     "exploration.bonus": ("discrepancy", "pome"),
     "train.eval_policy": ("planner", "prior"),
-    "train.task_placement": ("replicated", "by_task"),
+    "train.task_placement": ("sharded", "by_task"),
 }
 
 # rule text, test, settings; every number of the config stands in exactly one rule
@@ -81,7 +81,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "policy.planner_kl_scale",
             "exploration.beta_start",
             "exploration.beta_end",
-            "train.random_env_steps",
+            "train.warmup_env_steps",
             "train.updates_per_transition",
             "train.eval_every",
             "train.num_devices",
@@ -121,8 +121,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda value: 0 < value <= 1,
         (
             "world_model.rho",
-            "world_model.target_decay",
-            "exploration.target_decay",
+            "world_model.tau",
+            "exploration.tau",
             "train.final_learning_rate_scale",
         ),
     ),
@@ -313,17 +313,17 @@ def _check_minibatches(key: str, minibatches: int, data: int) -> None:
 def _check_budget(config: Config, load: Load) -> None:
     train = config.train
     window = load.env_steps // config.env.unroll_length * config.world_model.horizon
-    if config.has_model and train.random_env_steps < window:
+    if config.has_model and train.warmup_env_steps < window:
         raise setting_error(
-            "train.random_env_steps",
-            train.random_env_steps,
+            "train.warmup_env_steps",
+            train.warmup_env_steps,
             f"does not fill one window of {config.world_model.horizon} agent steps in "
             f"{sum(load.num_envs)} environments; give at least {window}",
         )
-    if train.total_env_steps <= train.random_env_steps:
+    if train.total_env_steps <= train.warmup_env_steps:
         raise setting_error(
             "train.total_env_steps",
             train.total_env_steps,
-            f"ends before learning begins: give more than train.random_env_steps = "
-            f"{train.random_env_steps}",
+            f"ends before learning begins: give more than train.warmup_env_steps = "
+            f"{train.warmup_env_steps}",
         )

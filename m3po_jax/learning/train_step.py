@@ -133,7 +133,7 @@ def _schedule(
 ) -> tuple[jax.Array, jax.Array | None]:
     """Whether actions are random now, and the weight of the bonus."""
     env_steps = state.iteration.astype(jnp.float32) * env_steps_per_iteration(env, cfg)
-    return env_steps < cfg.train.random_env_steps, bonus_weight(env_steps, cfg)
+    return env_steps < cfg.train.warmup_env_steps, bonus_weight(env_steps, cfg)
 
 
 def update_plan_scale(

@@ -98,7 +98,7 @@ def world_model_update(
     params = optax.apply_updates(params, updates)
     new_agent = agent.replace(
         params=agent.params.replace(world_model=params),
-        target_q=ema(agent.target_q, params["q"], cfg.world_model.target_decay),
+        target_q=ema(agent.target_q, params["q"], cfg.world_model.tau),
         world_model_opt=opt_state,
     )
     taken = finite.is_finite("world_model", {"total": total, **means}, gradient)
@@ -232,7 +232,7 @@ def exploration_update(
     )
     agent = agent.replace(
         params=agent.params.replace(exploration=params),
-        target_exploration=ema(agent.target_exploration, params, cfg.exploration.target_decay),
+        target_exploration=ema(agent.target_exploration, params, cfg.exploration.tau),
         exploration_opt=opt_state,
         statistics=agent.statistics.replace(discrepancy=moments),
     )
@@ -279,9 +279,9 @@ def model_free_value(
     return two_hot.decode(networks.value_logits(agent.params.critic, z, e), networks.support)
 
 
-def ema(target: Params, source: Params, decay: float) -> Params:
-    """`(1 - decay) * target + decay * source`."""
-    return optax.incremental_update(source, target, decay)
+def ema(target: Params, source: Params, tau: float) -> Params:
+    """`(1 - tau) * target + tau * source`."""
+    return optax.incremental_update(source, target, tau)
 
 
 def flatten(tree: Any) -> Any:

@@ -131,7 +131,7 @@ def _shardings(mesh: Devices, specs: Any) -> Any:
 
 def choose_placement(mesh: Devices, env: MultiTaskEnv, cfg: Config) -> Placement | None:
     """The tasks that each device steps, or None where every device steps a share of each."""
-    if cfg.train.task_placement == "replicated" or mesh.size == 1:
+    if cfg.train.task_placement == "sharded" or mesh.size == 1:
         return None
     found = place_tasks(env.num_envs, step_costs(env), mesh.size)
     if found is None:

@@ -181,7 +181,7 @@ SMALL = (
     "--config.policy.minibatches=1",
     "--config.critic.minibatches=1",
     "--config.train.total_env_steps=240",
-    "--config.train.random_env_steps=24",
+    "--config.train.warmup_env_steps=24",
     "--config.train.eval_every=80",
     "--config.train.checkpoint_every=40",
 )

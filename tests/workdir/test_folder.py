@@ -38,18 +38,6 @@ def test_the_same_config_resumes(tmp_path):
     assert (tmp_path / "metrics.csv").exists()
 
 
-def test_settings_that_an_older_run_lacks_are_those_that_it_had(tmp_path):
-    start(tmp_path)
-    path = tmp_path / "config.json"
-    written = json.loads(path.read_text())
-    later = ("fsdp_devices", "task_placement", "final_learning_rate_scale")
-    for name in later:
-        del written["config"]["train"][name]
-    path.write_text(json.dumps(written))
-    had = {"fsdp_devices": 1, "task_placement": "replicated", "final_learning_rate_scale": 1.0}
-    assert set(had) == set(later) and read_config(tmp_path) == with_train(**had)
-
-
 def test_more_steps_and_another_cadence_may_resume_and_are_noted(tmp_path):
     begin(tmp_path)
     longer = with_train(total_env_steps=999_999, eval_every=0, eval_policy="prior", log_every=9)
@@ -90,7 +78,7 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["random_env_steps", "updates_per_transition"])
+@pytest.mark.parametrize("name", ["warmup_env_steps", "updates_per_transition"])
 def test_what_defines_the_learning_is_refused(tmp_path, name):
     begin(tmp_path)
     with pytest.raises(WorkdirError, match=f"train.{name}"):
@@ -101,7 +89,7 @@ def test_only_budget_and_reporting_may_change():
     changeable = {key.removeprefix("train.") for key in record.CHANGEABLE}
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     assert names - changeable == {
-        "random_env_steps",
+        "warmup_env_steps",
         "updates_per_transition",
         "final_learning_rate_scale",
         "frozen",
@@ -157,14 +145,25 @@ def test_a_config_file_that_is_not_ours_is_kept_and_refused(tmp_path, text, mess
     assert (tmp_path / "metrics.csv").read_text() == "theirs"
 
 
-def test_a_config_of_another_version_says_which(tmp_path):
+@pytest.mark.parametrize(
+    ("group", "now", "then"),
+    [
+        ("train", "warmup_env_steps", "random_env_steps"),
+        ("world_model", "tau", "target_decay"),
+        ("planner", "horizon", None),
+    ],
+)
+def test_a_config_of_another_version_says_which(tmp_path, group, now, then):
+    """A setting that was named otherwise there, or was not there."""
     begin(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
-    del written["config"]["planner"]["horizon"]
+    value = written["config"][group].pop(now)
+    if then:
+        written["config"][group][then] = value
     written["versions"]["m3po_jax"] = "0.0.1"
     written["commit"] = "abc123"
     (tmp_path / "config.json").write_text(json.dumps(written))
-    words = r"written by m3po_jax 0\.0\.1 of commit abc123, .*planner\.horizon"
+    words = rf"written by m3po_jax 0\.0\.1 of commit abc123, .*{group}\.{then or now}"
     with pytest.raises(WorkdirError, match=words):
         start(tmp_path)
     with pytest.raises(WorkdirError, match=r"written by m3po_jax 0\.0\.1"):
