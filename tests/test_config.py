@@ -142,7 +142,11 @@ def test_something_that_is_no_config_is_refused():
         (make(train__log_every=0), ["train.log_every", "0", "at least 1"]),
         (make(seed=-1), ["seed", "-1"]),
         (make(seed=2**32), ["seed", "4294967296"]),
-        (make(env__num_envs=0), ["env.num_envs", "0", "at least 1"]),
+        (make(env__num_envs=0), ["env.num_envs", "0", "from 1 to"]),
+        (make(env__num_envs=10**14), ["env.num_envs", "from 1 to 16777216"]),
+        (make(replay__capacity=2**31), ["replay.capacity", "from 1 to 2147483647"]),
+        (make(network__mlp_width=10**12), ["network.mlp_width", "from 0 to 16777216"]),
+        (make(train__eval_episodes=10**14), ["train.eval_episodes", "from 1 to 16777216"]),
     ],
 )
 def test_wrong_values_are_refused_with_name_value_and_remedy(tree, words):
