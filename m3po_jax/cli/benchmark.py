@@ -15,13 +15,11 @@ their result is there, on one device.
 """
 
 import json
-import os
-import pathlib
 
 from absl import flags
 
 from m3po_jax.cli import command_line, paths
-from m3po_jax.config import ConfigError, UserError, from_config_dict
+from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
 
 FLAGS = flags.FLAGS
@@ -31,12 +29,7 @@ def main() -> None:
     """Checks settings and flags before the slow imports, then measures and prints."""
     config = from_config_dict(FLAGS.config)
     validate(config)
-    path = None if FLAGS.json in (None, "-") else paths.named_by("json")
-    if path is not None and not _writable(path):
-        raise ConfigError(
-            f"--json={FLAGS.json} cannot be written: name a file in a folder that is there and can "
-            "be written"
-        )
+    path = None if FLAGS.json in (None, "-") else paths.file_to_write("json")
     if FLAGS.compile_cache:
         command_line.use_compile_cache()
     import jax
@@ -48,24 +41,7 @@ def main() -> None:
     text = json.dumps(record, indent=1)
     print(text if FLAGS.json == "-" else table.table(record), flush=True)
     if path is not None:
-        _write(path, text)
-
-
-def _writable(path: pathlib.Path) -> bool:
-    if path.is_dir():
-        return False
-    return os.access(path if path.exists() else path.parent, os.W_OK)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Writes the numbers, to stdout where the disk refuses them: measuring took long."""
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        print(text)
-        raise UserError(
-            f"--json={path} cannot be written: {error.strerror or error}; its text is above"
-        ) from error
+        paths.write_or_print(path, text + "\n")
 
 
 def run() -> None:

@@ -29,7 +29,7 @@ _PROBE = "import mujoco; c = mujoco.GLContext(8, 8); c.make_current(); c.free()"
 
 def main() -> None:
     """Checks what was asked for before the slow imports, then plays and draws."""
-    path, out = paths.named_by("workdir"), str(paths.named_by("out"))
+    path, out = paths.named_by("workdir"), str(paths.file_to_write("out"))
     config = folder.read_config(path)
     validate(config)
     video.check_request(config, FLAGS.task, out, overlay=FLAGS.overlay)
@@ -39,9 +39,8 @@ def main() -> None:
     command_line.use_compile_cache()
     from m3po_jax.training import recording
 
-    episode = recording.record_episode(
-        config, path, task=FLAGS.task, policy=FLAGS.policy, seed=FLAGS.seed
-    )
+    asked = {"task": FLAGS.task, "policy": FLAGS.policy, "seed": FLAGS.seed}
+    episode = recording.record_episode(config, path, **asked)
     title, size = f"{FLAGS.task}, {FLAGS.policy}", (FLAGS.width, FLAGS.height)
     video.write_recording(episode, out, title=title, size=size, overlay=FLAGS.overlay)
     print(f"wrote {FLAGS.out}: {len(episode.reward)} steps, return {episode.reward.sum():.1f}")

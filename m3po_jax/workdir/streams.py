@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from typing import TextIO
+from typing import IO
 
 
 def say(text: str) -> None:
@@ -12,7 +12,7 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def discard(stream: TextIO) -> None:
+def discard(stream: IO[str]) -> None:
     """Drops what the stream still holds, or Python would stumble over it when it ends."""
     with contextlib.suppress(OSError, ValueError):
         nothing = os.open(os.devnull, os.O_WRONLY)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from m3po_jax.cli import paths
-from m3po_jax.config import ConfigError
+from m3po_jax.config import ConfigError, UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -75,3 +75,25 @@ def test_every_command_refuses_addresses(command, tmp_path):
     )
     assert result.returncode == 2 and "=gs://bucket/x is an address" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "named_by", lambda text: pathlib.Path(text))
+    (tmp_path / "file").write_text("")
+    for good in ("new.json", "file", "deep/er/new.json"):
+        assert paths.file_to_write(str(tmp_path / good)) == tmp_path / good
+    assert paths.file_to_write("/dev/full") == pathlib.Path("/dev/full")
+    monkeypatch.setattr("os.access", lambda place, _: place != tmp_path)  # root may write anywhere
+    bad = (".", "file/new.json", "new.json", "deep/new.json", "x" * 300)
+    for name in bad:
+        with pytest.raises(ConfigError, match="cannot be written; name a file"):
+            paths.file_to_write(str(tmp_path / name))
+
+
+def test_what_took_long_is_not_lost_with_its_file(tmp_path, capsys):
+    paths.write_or_print(tmp_path / "a" / "b.json", "{}\n")
+    assert (tmp_path / "a" / "b.json").read_text() == "{}\n"
+    for place in ("/dev/full", str(tmp_path / "a")):
+        with pytest.raises(UserError, match="cannot be written.*printed above"):
+            paths.write_or_print(pathlib.Path(place), '{"seconds": 3}')
+        assert capsys.readouterr().out == '{"seconds": 3}\n'
