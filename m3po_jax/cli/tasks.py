@@ -1,6 +1,6 @@
 """Lists the tasks that a config can name.
 
-m3po-tasks [--suite=dmc|brax|playground|toy|installed] [--json]
+m3po-tasks [--suite=dmc|brax|playground|toy|metaworld|installed] [--json]
 
 --suite=NAME  only this suite; installed: tasks of other packages
 --json        prints one line of JSON per task in place of the table

@@ -255,6 +255,10 @@ def make_env(request: TaskRequest) -> "base.Environment":
         from m3po_jax.envs import brax_adapter
 
         return brax_adapter.make(name, backend=options.get("backend"))
+    if request.suite == "metaworld":
+        from m3po_jax.envs.metaworld import environment
+
+        return environment.MetaWorldEnvironment(name)
     from m3po_jax.envs import toy
 
     return toy.make(name)
