@@ -14,6 +14,8 @@ assert VERSION is not None
 GYMNASIUM = ["gymnasium>=1.1"]
 TEST = [*GYMNASIUM, "hypothesis", "ipykernel", "nbclient", "pytest>=8", "pytest-xdist", "pyyaml"]
 DOCS = ["mkdocs-material>=9", "mkdocstrings[python]>=0.27", "ziamath"]
+# Meta-World itself pins a mujoco that the rest does not run with: pip install --no-deps metaworld.
+METAWORLD = [*GYMNASIUM, "imageio", "scipy>=1.4.1"]
 RENDER = ["imageio-ffmpeg>=0.5"]
 
 setuptools.setup(
@@ -52,6 +54,7 @@ setuptools.setup(
         "wandb": ["wandb>=0.19"],
         "docs": DOCS,
         "gymnasium": GYMNASIUM,
+        "metaworld": METAWORLD,
         "render": RENDER,
         "dev": [*TEST, *DOCS, *RENDER, "mypy", "pre-commit", "ruff"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],

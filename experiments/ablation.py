@@ -29,7 +29,7 @@ def run(agent: str, seed: int) -> runs.Run:
     """One variant."""
     overrides = (
         ("train.total_env_steps", 108_000),
-        ("train.random_env_steps", 7_500),
+        ("train.warmup_env_steps", 7_500),
         ("train.updates_per_transition", 0.5),
         ("train.eval_every", 18_000),
         ("train.checkpoint_every", 54_000),
@@ -41,7 +41,7 @@ def cup(agent: str, seed: int) -> runs.Run:
     """Reward only where the ball is in the cup."""
     overrides = (
         ("train.total_env_steps", 60_000),
-        ("train.random_env_steps", 2_500),
+        ("train.warmup_env_steps", 2_500),
         ("train.eval_every", 10_000),
         ("train.checkpoint_every", 30_000),
     )

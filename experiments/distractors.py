@@ -19,7 +19,7 @@ def run(agent: str, distractors: int, seed: int) -> runs.Run:
     """One number of distractors."""
     overrides = (
         ("train.total_env_steps", 60_000),
-        ("train.random_env_steps", 5_000),
+        ("train.warmup_env_steps", 5_000),
         ("train.eval_every", 15_000),
         ("train.checkpoint_every", 30_000),
     )

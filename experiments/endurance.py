@@ -50,7 +50,7 @@ def small_config(iterations: int) -> Config:
     tree.planner.num_policy_samples = 2
     tree.planner.num_elites = 4
     tree.critic.minibatches = 1
-    tree.train.random_env_steps = 480
+    tree.train.warmup_env_steps = 480
     # The ring wraps many times.
     tree.replay.capacity = 4800
     config = from_config_dict(tree)

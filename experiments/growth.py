@@ -42,7 +42,7 @@ def _experiment(num_tasks: int = 1, **sizes: int) -> Any:
     cfg.env.action_repeat, cfg.env.unroll_length = 1, max(HORIZONS)
     cfg.env.num_envs = sizes.get("num_envs", PER_TASK)
     # Enough for a window of each environment, as a run demands.
-    cfg.train.random_env_steps = cfg.world_model.horizon * max(ENVIRONMENTS)
+    cfg.train.warmup_env_steps = cfg.world_model.horizon * max(ENVIRONMENTS)
     cfg.planner.num_samples = sizes.get("num_samples", 32)
     cfg.planner.num_policy_samples = cfg.planner.num_elites = 8
     cfg.planner.horizon = sizes.get("horizon", 3)

@@ -26,7 +26,7 @@ def run(variant: str, num_envs: int, seed: int) -> runs.Run:
         ("env.num_envs", num_envs),
         ("env.unroll_length", max(4, 64 // num_envs)),
         ("train.total_env_steps", 100_000),
-        ("train.random_env_steps", 3_072),
+        ("train.warmup_env_steps", 3_072),
         ("train.updates_per_transition", 1.0 / num_envs if "once" in variant else 0.5),
         ("train.eval_every", 25_000),
         ("train.checkpoint_every", 50_000),

@@ -21,7 +21,7 @@ from experiments.scaling import cost_of
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "placement.csv"
 TASKS = ("toy/LinearQuadratic", "toy/PointReachA", "toy/PointReachB", "toy/TerminatingPole")
-PLACEMENTS = ("replicated", "by_task")
+PLACEMENTS = ("sharded", "by_task")
 NUM_ENVS, NUM_UNROLLS = 16, 11
 
 
@@ -42,7 +42,7 @@ def measure(placement: str, num_devices: int, tasks: tuple[str, ...]) -> dict[st
     cfg.planner.collect = False
     cfg.world_model.batch_size = 16 * num_devices * len(tasks)
     cfg.train.num_devices, cfg.train.task_placement = num_devices, placement
-    cfg.train.random_env_steps, cfg.train.total_env_steps = 10**5, 10**6
+    cfg.train.warmup_env_steps, cfg.train.total_env_steps = 10**5, 10**6
     config = from_config_dict(cfg)
     validate(config)
     experiment = make_experiment(config)

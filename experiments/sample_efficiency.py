@@ -41,7 +41,7 @@ def single(agent: str, setting: str, seed: int) -> runs.Run:
     """One task."""
     overrides = (
         ("train.total_env_steps", 60_000),
-        ("train.random_env_steps", 0 if agent == "ppo" else 2_500),
+        ("train.warmup_env_steps", 0 if agent == "ppo" else 2_500),
         ("train.eval_every", 4_300),
         ("train.checkpoint_every", 30_000),
     )
@@ -52,7 +52,7 @@ def five(agent: str, seed: int) -> runs.Run:
     """Five tasks for 100,000 env steps each; a quarter update per transition, for the time."""
     overrides = (
         ("train.total_env_steps", 500_000),
-        ("train.random_env_steps", 0 if agent == "ppo" else 12_500),
+        ("train.warmup_env_steps", 0 if agent == "ppo" else 12_500),
         ("train.updates_per_transition", 0 if agent == "ppo" else 0.25),
         ("train.eval_every", 50_000),
         ("train.checkpoint_every", 50_000),

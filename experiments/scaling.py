@@ -177,7 +177,7 @@ def _experiment(num_devices: int, fsdp: int, size: str) -> Any:
     cfg.train.updates_per_transition = UPDATES / transitions
     cfg.replay.capacity = 100_000 * num_devices
     env_steps = transitions * cfg.env.action_repeat
-    cfg.train.random_env_steps, cfg.train.total_env_steps = 2 * env_steps, 1000 * env_steps
+    cfg.train.warmup_env_steps, cfg.train.total_env_steps = 2 * env_steps, 1000 * env_steps
     cfg.train.num_devices, cfg.train.fsdp_devices = num_devices, fsdp
     config = from_config_dict(cfg)
     validate(config)

@@ -41,7 +41,7 @@ def command(preset: str, workdir: pathlib.Path) -> list[str]:
     settings = {
         "network.size": "tiny",
         "train.total_env_steps": total,
-        "train.random_env_steps": steps,
+        "train.warmup_env_steps": steps,
         "train.updates_per_transition": 0.02,
         "train.eval_every": total,
         "train.checkpoint_every": total,

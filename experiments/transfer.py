@@ -40,7 +40,7 @@ def pretraining(setting: str, seed: int) -> runs.Run:
     overrides = (
         ("env.action_repeat", ACTION_REPEAT),
         ("train.total_env_steps", 102_400),
-        ("train.random_env_steps", 10_240),
+        ("train.warmup_env_steps", 10_240),
         ("train.updates_per_transition", 0.25),
         ("train.eval_every", 51_200),
         ("train.checkpoint_every", 51_200),
@@ -54,7 +54,7 @@ def learning(setting: str, seed: int, start: runs.Run | None) -> runs.Run:
     overrides = (
         ("env.action_repeat", ACTION_REPEAT),
         ("train.total_env_steps", 27_648),
-        ("train.random_env_steps", 2_560),
+        ("train.warmup_env_steps", 2_560),
         ("train.eval_every", 3_072),
         ("train.checkpoint_every", 13_824),
     )

@@ -101,7 +101,7 @@ class WorldModelConfig:
         learning_rate: Adam step size.
         encoder_learning_rate_scale: Factor on the encoder's and the embedding's step size.
         max_gradient_norm: Global-norm clip.
-        target_decay: EMA rate tau of the target Q heads, per update.
+        tau: Step of the target Q heads towards the Q heads, per update.
         value_target: `td` (one step, minimum of two random heads) or `lambda` (lambda-return over
             the real step and imagined steps of the policy, mean of two random heads).
         imagined_target_steps: Imagined steps of the `lambda` target.
@@ -119,7 +119,7 @@ class WorldModelConfig:
     learning_rate: float = 1e-3
     encoder_learning_rate_scale: float = 0.3
     max_gradient_norm: float = 20.0
-    target_decay: float = 0.01
+    tau: float = 0.01
     value_target: str = "lambda"
     imagined_target_steps: int = 3
     lambda_: float = 0.5
@@ -217,7 +217,7 @@ class ExplorationConfig:
         discount: Discount of the bonus critic.
         max_bonus: Upper clip of the normalised bonus.
         learning_rate: Adam step size of the bonus critic.
-        target_decay: EMA rate of the bonus critic's target, per training iteration.
+        tau: Step of the bonus critic's target towards the critic, per training iteration.
     """
 
     bonus: str = "discrepancy"
@@ -226,7 +226,7 @@ class ExplorationConfig:
     discount: float = 0.99
     max_bonus: float = 2.0
     learning_rate: float = 3e-4
-    target_decay: float = 0.1
+    tau: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,9 +246,9 @@ class TrainConfig:
 
     Attributes:
         total_env_steps: Simulator steps over all tasks and environments, action repeats counted.
-        random_env_steps: Of these, collected with random actions before the first update.
-        updates_per_transition: Model and policy updates from replay per collected transition; 0
-            for an agent without a model, which learns from fresh rollouts alone.
+        warmup_env_steps: Of these, collected with random actions before the first update: warm-up.
+        updates_per_transition: Replay ratio: model and policy updates from replay per collected
+            transition; 0 for an agent without a model, which learns from fresh rollouts alone.
         final_learning_rate_scale: Step sizes of the world model and the policy fall linearly over
             the run to this share of theirs; 1 keeps them.
         eval_every: Env steps between evaluations (and one at the end); 0 evaluates at the end only.
@@ -263,13 +263,13 @@ class TrainConfig:
             many of those present as these split over evenly.
         fsdp_devices: Devices that share one copy of parameters, their averages and optimizers'
             moments between iterations; it divides the devices. 1 keeps a copy on every device.
-        task_placement: Which tasks a device steps while collecting: `replicated` (its share of the
+        task_placement: Which tasks a device steps while collecting: `sharded` (its share of the
             environments of every task) or `by_task` (all environments of some tasks). Learning
             always takes a share of every task.
     """
 
     total_env_steps: int = 120_000
-    random_env_steps: int = 7_500
+    warmup_env_steps: int = 7_500
     updates_per_transition: float = 1.0
     final_learning_rate_scale: float = 0.1
     eval_every: int = 30_000
@@ -281,7 +281,7 @@ class TrainConfig:
     frozen: tuple[str, ...] = ()
     num_devices: int = 0
     fsdp_devices: int = 1
-    task_placement: str = "replicated"
+    task_placement: str = "sharded"
 
 
 @dataclasses.dataclass(frozen=True)

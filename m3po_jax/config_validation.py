@@ -17,6 +17,9 @@ from m3po_jax.config import (
 from m3po_jax.envs import registry
 from m3po_jax.workload import Load, device_conflict, nearest_divisor, policy_samples, task_load
 
+LARGEST_SEED = 2**32 - 1  # a key is made of 32 bits, and JAX drops the others in silence
+MOST_ROWS = 2**24  # of anything that is the size of an array; memory ends far below
+
 CHOICES = {
     "network.encoder": ("latent", "observation"),
     "network.precision": ("float32", "bfloat16"),
@@ -26,7 +29,7 @@ CHOICES = {
     "policy.trust_region": ("clip", "kl", "none"),
     "exploration.bonus": ("discrepancy", "pome"),
     "train.eval_policy": ("planner", "prior"),
-    "train.task_placement": ("replicated", "by_task"),
+    "train.task_placement": ("sharded", "by_task"),
 }
 
 # rule text, test, settings; every number of the config stands in exactly one rule
@@ -35,53 +38,66 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         "at least 1",
         lambda value: value >= 1,
         (
-            "env.num_envs",
             "env.action_repeat",
-            "env.unroll_length",
             "network.simplex_size",
-            "world_model.batch_size",
-            "world_model.horizon",
             "world_model.imagined_target_steps",
-            "planner.num_samples",
             "planner.iterations",
             "planner.num_elites",
-            "planner.horizon",
             "policy.epochs",
             "policy.minibatches",
-            "policy.imagined_horizon",
             "critic.epochs",
             "critic.minibatches",
-            "replay.capacity",
             "train.total_env_steps",
-            "train.eval_episodes",
             "train.checkpoint_every",
             "train.log_every",
             "train.max_skipped_updates",
             "train.fsdp_devices",
         ),
     ),
-    ("at least 2", lambda value: value >= 2, ("network.num_bins",)),
+    (
+        f"from 1 to {MOST_ROWS}",
+        lambda value: 1 <= value <= MOST_ROWS,
+        (
+            "env.num_envs",
+            "env.unroll_length",
+            "world_model.batch_size",
+            "world_model.horizon",
+            "planner.num_samples",
+            "planner.horizon",
+            "policy.imagined_horizon",
+            "train.eval_episodes",
+        ),
+    ),
+    # its index is an int32
+    ("from 1 to 2147483647", lambda value: 1 <= value < 2**31, ("replay.capacity",)),
+    (f"from 2 to {MOST_ROWS}", lambda value: 2 <= value <= MOST_ROWS, ("network.num_bins",)),
+    (
+        f"from 0 to {MOST_ROWS}",
+        lambda value: 0 <= value <= MOST_ROWS,
+        (
+            "network.encoder_width",
+            "network.mlp_width",
+            "network.latent_size",
+            "network.embedding_size",
+            "planner.num_policy_samples",
+        ),
+    ),
     (
         "0 or more",
         lambda value: value >= 0,
         (
-            "network.encoder_width",
             "network.encoder_layers",
-            "network.mlp_width",
-            "network.latent_size",
             "network.num_q",
-            "network.embedding_size",
             "world_model.consistency_scale",
             "world_model.reward_scale",
             "world_model.value_scale",
             "world_model.termination_scale",
             "world_model.reconstruction_scale",
-            "planner.num_policy_samples",
             "policy.entropy_scale",
             "policy.planner_kl_scale",
             "exploration.beta_start",
             "exploration.beta_end",
-            "train.random_env_steps",
+            "train.warmup_env_steps",
             "train.updates_per_transition",
             "train.eval_every",
             "train.num_devices",
@@ -121,13 +137,13 @@ RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda value: 0 < value <= 1,
         (
             "world_model.rho",
-            "world_model.target_decay",
-            "exploration.target_decay",
+            "world_model.tau",
+            "exploration.tau",
             "train.final_learning_rate_scale",
         ),
     ),
     ("above 0 and below 1", lambda value: 0 < value < 1, ("policy.clip_epsilon",)),
-    ("from 0 to 4294967295", lambda value: 0 <= value < 2**32, ("seed",)),
+    (f"from 0 to {LARGEST_SEED}", lambda value: 0 <= value <= LARGEST_SEED, ("seed",)),
     (
         "from -20 to 20",  # beyond, exp() of it leaves float32 arithmetic without digits
         lambda value: -20 <= value <= 20,
@@ -313,17 +329,17 @@ def _check_minibatches(key: str, minibatches: int, data: int) -> None:
 def _check_budget(config: Config, load: Load) -> None:
     train = config.train
     window = load.env_steps // config.env.unroll_length * config.world_model.horizon
-    if config.has_model and train.random_env_steps < window:
+    if config.has_model and train.warmup_env_steps < window:
         raise setting_error(
-            "train.random_env_steps",
-            train.random_env_steps,
+            "train.warmup_env_steps",
+            train.warmup_env_steps,
             f"does not fill one window of {config.world_model.horizon} agent steps in "
             f"{sum(load.num_envs)} environments; give at least {window}",
         )
-    if train.total_env_steps <= train.random_env_steps:
+    if train.total_env_steps <= train.warmup_env_steps:
         raise setting_error(
             "train.total_env_steps",
             train.total_env_steps,
-            f"ends before learning begins: give more than train.random_env_steps = "
-            f"{train.random_env_steps}",
+            f"ends before learning begins: give more than train.warmup_env_steps = "
+            f"{train.warmup_env_steps}",
         )

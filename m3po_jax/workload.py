@@ -111,7 +111,7 @@ def _placement_conflict(config: Config, load: Load, num_devices: int) -> str | N
     if num_tasks < num_devices:
         return (
             f"{problem} (train.num_devices): there are only {num_tasks} tasks and each goes to one "
-            f"device; use at most {num_tasks} devices, or 'replicated'"
+            f"device; use at most {num_tasks} devices, or 'sharded'"
         )
     if place_tasks(load.num_envs, (1.0,) * num_tasks, num_devices) is None:
         counts = ", ".join(
@@ -120,7 +120,7 @@ def _placement_conflict(config: Config, load: Load, num_devices: int) -> str | N
         return (
             f"{problem} (train.num_devices): the tasks' environments ({counts}) do not come out "
             "equal on them; give every task as many (env.num_envs, and no option num_envs) and use "
-            f"a number of devices that divides {num_tasks}, or set 'replicated'"
+            f"a number of devices that divides {num_tasks}, or set 'sharded'"
         )
     return None
 

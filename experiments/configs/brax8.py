@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.env.action_repeat = 2
     config.world_model.batch_size = 256
     config.train.total_env_steps = 4_000_000
-    config.train.random_env_steps = 40_000
+    config.train.warmup_env_steps = 40_000
     config.train.updates_per_transition = 0.25
     config.train.eval_every = 500_000
     config.train.checkpoint_every = 250_000

@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.tasks = tuple(f"dmc/{name}" for name in CATALOG["dmc"])
     config.world_model.batch_size = 256
     config.train.total_env_steps = 2_500_000
-    config.train.random_env_steps = 62_500
+    config.train.warmup_env_steps = 62_500
     config.train.updates_per_transition = 0.25
     config.train.eval_every = 500_000
     config.train.checkpoint_every = 250_000

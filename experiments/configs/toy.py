@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.latent_size = 32
     config.world_model.batch_size = 64
     config.train.total_env_steps = 24_000
-    config.train.random_env_steps = 1_500
+    config.train.warmup_env_steps = 1_500
     config.train.updates_per_transition = 0.25
     config.train.eval_every = 6_000
     config.train.checkpoint_every = 12_000

@@ -145,15 +145,15 @@ class _Bench:
         """Collects with random actions until the replay holds windows, and learns once."""
         cfg = self.experiment.config
         unrolls = -(-cfg.world_model.horizon // cfg.env.unroll_length) + 1
-        for _ in range(unrolls if cfg.train.random_env_steps else 0):
+        for _ in range(unrolls if cfg.train.warmup_env_steps else 0):
             state, _ = self._step(state.replace(iteration=jnp.zeros((), jnp.int32)))
         state, _ = jax.block_until_ready(self._step(self._learning(state)))
         return self._learning(state)
 
     def _learning(self, state: TrainState) -> TrainState:
-        """The state where the random phase is over and exactly the usual updates are owed."""
+        """The state where warm-up is over and exactly the usual updates are owed."""
         experiment = self.experiment
-        random, steps = experiment.config.train.random_env_steps, experiment.env_steps_per_iteration
+        random, steps = experiment.config.train.warmup_env_steps, experiment.env_steps_per_iteration
         unroll = experiment.env.batch_size * experiment.config.env.unroll_length
         usual = experiment.config.train.updates_per_transition * unroll
         owed = updates_per_iteration(experiment) - usual

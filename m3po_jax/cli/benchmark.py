@@ -15,12 +15,11 @@ their result is there, on one device.
 """
 
 import json
-import pathlib
 
 from absl import flags
 
-from m3po_jax.cli import command_line
-from m3po_jax.config import ConfigError, from_config_dict
+from m3po_jax.cli import command_line, paths
+from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
 
 FLAGS = flags.FLAGS
@@ -30,9 +29,7 @@ def main() -> None:
     """Checks settings and flags before the slow imports, then measures and prints."""
     config = from_config_dict(FLAGS.config)
     validate(config)
-    path = None if FLAGS.json in (None, "-") else pathlib.Path(FLAGS.json).absolute()
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise ConfigError(f"--json={FLAGS.json} cannot be written: name a file in a folder that is")
+    path = None if FLAGS.json in (None, "-") else paths.file_to_write("json")
     if FLAGS.compile_cache:
         command_line.use_compile_cache()
     import jax
@@ -42,9 +39,9 @@ def main() -> None:
 
     record = measure.benchmark(config, repetitions=FLAGS.repetitions, clock=FLAGS.clock)
     text = json.dumps(record, indent=1)
+    print(text if FLAGS.json == "-" else table.table(record), flush=True)
     if path is not None:
-        path.write_text(text + "\n", encoding="utf-8")
-    print(text if FLAGS.json == "-" else table.table(record))
+        paths.write_or_print(path, text + "\n")
 
 
 def run() -> None:

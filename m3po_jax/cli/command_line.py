@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,8 +16,9 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from m3po_jax.cli import output
 from m3po_jax.config import Config, ConfigError, UserError, field_types, setting_error, unknown_key
-from m3po_jax.workdir import folder
+from m3po_jax.workdir import folder, streams
 from m3po_jax.workdir.preemption import PREEMPTED, Preempted
 
 USER_ERROR = 2  # exit code of every refusal
@@ -97,12 +99,18 @@ def run(main: Callable[[], None], usage: str, *, positional: str | None = None) 
         except UserError as error:
             fail(str(error), getattr(error, "exit_code", USER_ERROR))
         except Preempted as stopped:
-            print(f"{stopped}{_without_overwrite()}", file=sys.stderr)
+            streams.say(f"{stopped}{_without_overwrite()}")
             sys.exit(PREEMPTED)
         except KeyboardInterrupt:
-            text = "\nstopped; the same command goes on from the last checkpoint"
-            print(f"{text}{_without_overwrite()}", file=sys.stderr)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one has nothing to add
+            trains = "overwrite" in flags.FLAGS
+            goes_on = "; the same command goes on from the last checkpoint" if trains else ""
+            streams.say(f"\nstopped{goes_on}{_without_overwrite()}")
             sys.exit(INTERRUPTED)
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+                raise
+            fail(_out_of_memory(error))
 
     def parse(argv: Sequence[str]) -> list[str]:
         if {"-h", "-help", "--help", "--helpshort"} & set(argv):
@@ -117,7 +125,9 @@ def run(main: Callable[[], None], usage: str, *, positional: str | None = None) 
             logging.set_verbosity(logging.WARNING)
         return rest
 
-    app.run(guarded, flags_parser=parse)
+    output.print_anything()
+    with output.delivered(USER_ERROR):
+        app.run(guarded, flags_parser=parse)
 
 
 def _without_overwrite() -> str:
@@ -129,8 +139,17 @@ def _without_overwrite() -> str:
 
 def fail(message: str, code: int = USER_ERROR) -> NoReturn:
     """Prints the message to stderr and exits, by default with the code of a refusal."""
-    print(f"error: {message}", file=sys.stderr)
+    streams.say(f"error: {message}")
     sys.exit(code)
+
+
+def _out_of_memory(error: Exception) -> str:
+    what = next(iter(str(error).strip().splitlines()), "")[:300]
+    return (
+        f"there is not enough memory{what and f' ({what})'}; lower replay.capacity, env.num_envs "
+        "(or --episodes), batch sizes or widths, or use more devices (train.num_devices). Whatever "
+        "was saved is whole"
+    )
 
 
 def parse_flags(
@@ -203,9 +222,14 @@ def use_compile_cache() -> None:
     choice = os.environ.get(CACHE_VARIABLE, "")
     if choice == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    folder = pathlib.Path(choice) if choice else base / "m3po_jax" / "xla"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not choice and base.startswith("~"):
+        streams.say(
+            "There is no home folder here, so compiled programs are not kept for the next run; "
+            f"{CACHE_VARIABLE}=FOLDER keeps them."
+        )
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = choice or os.path.join(base, "m3po_jax", "xla")
 
 
 def _take_arguments(rest: list[str], flag: flags.Flag) -> list[str]:

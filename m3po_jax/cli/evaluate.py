@@ -15,8 +15,8 @@ import json
 
 from absl import flags
 
-from m3po_jax.cli import command_line
-from m3po_jax.config_validation import validate
+from m3po_jax.cli import command_line, paths
+from m3po_jax.config_validation import LARGEST_SEED, MOST_ROWS, validate
 from m3po_jax.workdir import folder
 
 FLAGS = flags.FLAGS
@@ -24,9 +24,10 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Checks the workdir before the slow imports, then evaluates and prints."""
-    config = folder.read_config(FLAGS.workdir)
+    path = paths.named_by("workdir")
+    config = folder.read_config(path)
     validate(config)
-    folder.require_checkpoint(FLAGS.workdir)
+    folder.require_checkpoint(path)
     command_line.use_compile_cache()
     from m3po_jax.training import scores
     from m3po_jax.training.evaluator import evaluate_workdir
@@ -34,23 +35,23 @@ def main() -> None:
 
     for policy in FLAGS.policy:
         record = evaluate_workdir(
-            config, FLAGS.workdir, episodes=FLAGS.episodes, policy=policy, seed=FLAGS.seed
+            config, path, episodes=FLAGS.episodes, policy=policy, seed=FLAGS.seed
         )
         if FLAGS.json:
             print(json.dumps(record))
         else:
             print(f"{policy}:\n{scores.evaluation_table(record)}")
         if FLAGS.save:
-            metrics.save_evaluation(FLAGS.workdir, {**record, "seed": FLAGS.seed})
+            metrics.save_evaluation(path, {**record, "seed": FLAGS.seed})
 
 
 def run() -> None:
     """Entry point of `m3po-evaluate`."""
     flags.DEFINE_string("workdir", None, "Folder of the run.")
-    flags.DEFINE_integer("episodes", 16, "Episodes of each task.", lower_bound=1)
+    flags.DEFINE_integer("episodes", 16, "Episodes.", lower_bound=1, upper_bound=MOST_ROWS)
     policies = ["planner", "prior", "random"]
     flags.DEFINE_multi_enum("policy", ["planner"], policies, "What acts.")
-    flags.DEFINE_integer("seed", 0, "Seed of the evaluation.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0, upper_bound=LARGEST_SEED)
     flags.DEFINE_bool("json", False, "Print JSON.")
     flags.DEFINE_bool("save", False, "Keep the result for the report.")
     flags.mark_flag_as_required("workdir")

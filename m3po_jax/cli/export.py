@@ -11,7 +11,7 @@ says how to load and call them: shapes, dtypes, tasks, versions. They run on CPU
 
 from absl import flags
 
-from m3po_jax.cli import command_line
+from m3po_jax.cli import command_line, paths
 from m3po_jax.workdir import folder
 
 FLAGS = flags.FLAGS
@@ -19,12 +19,13 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Checks the workdir before the slow imports, then exports and lists the files."""
-    folder.read_config(FLAGS.workdir)
-    folder.require_checkpoint(FLAGS.workdir)
+    path, out = paths.named_by("workdir"), paths.named_by("out")
+    folder.read_config(path)
+    folder.require_checkpoint(path)
     command_line.use_compile_cache()
     from m3po_jax.deploy import agent, export
 
-    signature = export.export(agent.load(FLAGS.workdir), FLAGS.out)
+    signature = export.export(agent.load(path), out)
     for name, program in signature["programs"].items():
         shapes = ", ".join(f"{x['name']} {x['shape']}" for x in program["inputs"])
         print(f"{FLAGS.out}/{program['file']}  {name}({shapes})")

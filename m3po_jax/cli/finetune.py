@@ -19,11 +19,9 @@ termination, q, policy, critic or exploration. The first line of eval.jsonl is t
 anything was learned on the new tasks.
 """
 
-import pathlib
-
 from absl import flags
 
-from m3po_jax.cli import command_line
+from m3po_jax.cli import command_line, paths
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
 from m3po_jax.finetuning.compatibility import Origin, startable_config
@@ -34,10 +32,10 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Checks both runs before the slow imports, then trains."""
-    path = pathlib.Path(FLAGS.workdir).absolute()
+    path = paths.named_by("workdir")
     config, sinks = command_line.chosen_logs(from_config_dict(FLAGS.config), path)
     validate(config)
-    source = pathlib.Path(str(FLAGS["from"].value)).absolute()
+    source = paths.named_by("from")
     origin = Origin(source, FLAGS.embedding, FLAGS.replay == "old")
     config = startable_config(config, path, origin, overwrite=FLAGS.overwrite)
     with (
@@ -47,10 +45,11 @@ def main() -> None:
         command_line.use_compile_cache()
         from m3po_jax.finetuning import begin
         from m3po_jax.training import loop
+        from m3po_jax.workdir.progress import Progress
 
         lines = begin.begin(config, path, origin)
-        if lines and not FLAGS.quiet:
-            print("\n".join(lines), flush=True)
+        if lines:
+            Progress(config.train.total_env_steps, quiet=FLAGS.quiet).say("\n".join(lines))
         loop.train_and_evaluate(config, path, stop=stop, sinks=sinks, quiet=FLAGS.quiet)
 
 

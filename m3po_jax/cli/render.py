@@ -18,8 +18,8 @@ import sys
 
 from absl import flags
 
-from m3po_jax.cli import command_line
-from m3po_jax.config_validation import validate
+from m3po_jax.cli import command_line, paths
+from m3po_jax.config_validation import LARGEST_SEED, validate
 from m3po_jax.report import video
 from m3po_jax.workdir import folder
 
@@ -29,19 +29,20 @@ _PROBE = "import mujoco; c = mujoco.GLContext(8, 8); c.make_current(); c.free()"
 
 def main() -> None:
     """Checks what was asked for before the slow imports, then plays and draws."""
-    config = folder.read_config(FLAGS.workdir)
+    path, out = paths.named_by("workdir"), str(paths.file_to_write("out"))
+    config = folder.read_config(path)
     validate(config)
-    video.check_request(config, FLAGS.task, FLAGS.out, overlay=FLAGS.overlay)
-    if FLAGS.out.endswith(".mp4"):
+    video.check_request(config, FLAGS.task, out, overlay=FLAGS.overlay)
+    folder.require_checkpoint(path)
+    if out.endswith(".mp4"):
         choose_gl()
     command_line.use_compile_cache()
     from m3po_jax.training import recording
 
-    episode = recording.record_episode(
-        config, FLAGS.workdir, task=FLAGS.task, policy=FLAGS.policy, seed=FLAGS.seed
-    )
+    asked = {"task": FLAGS.task, "policy": FLAGS.policy, "seed": FLAGS.seed}
+    episode = recording.record_episode(config, path, **asked)
     title, size = f"{FLAGS.task}, {FLAGS.policy}", (FLAGS.width, FLAGS.height)
-    video.write_recording(episode, FLAGS.out, title=title, size=size, overlay=FLAGS.overlay)
+    video.write_recording(episode, out, title=title, size=size, overlay=FLAGS.overlay)
     print(f"wrote {FLAGS.out}: {len(episode.reward)} steps, return {episode.reward.sum():.1f}")
 
 
@@ -66,7 +67,7 @@ def run() -> None:
     for name in ("workdir", "task", "out"):
         flags.DEFINE_string(name, None, f"See --help: {name}.")
     flags.DEFINE_enum("policy", "planner", ["planner", "prior"], "What acts.")
-    flags.DEFINE_integer("seed", 0, "Seed of the episode.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0, upper_bound=LARGEST_SEED)
     flags.DEFINE_bool("overlay", False, "Draw what the agent believed.")
     flags.DEFINE_integer("width", 640, "Pixels.", lower_bound=16, upper_bound=3840)
     flags.DEFINE_integer("height", 480, "Pixels.", lower_bound=16, upper_bound=2160)

@@ -8,11 +8,9 @@ Prints what is not finite in the state before the iteration, and the module, los
 leaves where such numbers appear first.
 """
 
-import pathlib
-
 from absl import flags
 
-from m3po_jax.cli import command_line
+from m3po_jax.cli import command_line, paths
 from m3po_jax.config_validation import validate
 from m3po_jax.workdir import folder
 from m3po_jax.workdir.record import WorkdirError
@@ -22,7 +20,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Checks the folder before the slow imports, then replays and prints."""
-    given = pathlib.Path(FLAGS.bundle)
+    given = paths.named_by("bundle")
     bundle = given / folder.FAULT_FOLDER
     place = bundle if bundle.is_dir() else given
     config = folder.read_config(place)

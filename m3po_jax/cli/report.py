@@ -11,7 +11,7 @@ The page needs no network. It can be made while a run is training.
 
 from absl import flags
 
-from m3po_jax.cli import command_line
+from m3po_jax.cli import command_line, paths
 
 FLAGS = flags.FLAGS
 
@@ -20,7 +20,9 @@ def main() -> None:
     """Reads the runs, writes the report and says where it is."""
     from m3po_jax.report import write
 
-    print(f"wrote {write.write_report(FLAGS.workdir, FLAGS.out)}")
+    workdirs = [paths.local("workdir", text) for text in FLAGS.workdir]
+    out = None if FLAGS.out is None else paths.named_by("out")
+    print(f"wrote {write.write_report(workdirs, out)}")
 
 
 def run() -> None:

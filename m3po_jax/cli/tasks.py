@@ -1,6 +1,6 @@
 """Lists the tasks that a config can name.
 
-m3po-tasks [--suite=dmc|brax|playground|toy|installed] [--json]
+m3po-tasks [--suite=dmc|brax|playground|toy|metaworld|installed] [--json]
 
 --suite=NAME  only this suite; installed: tasks of other packages
 --json        prints one line of JSON per task in place of the table
@@ -19,6 +19,7 @@ from m3po_jax.envs import catalog, entry_points, registry
 from m3po_jax.training import scores
 
 FLAGS = flags.FLAGS
+_ENDLESS = 10_000  # characters
 
 
 def main() -> None:
@@ -58,10 +59,8 @@ def main() -> None:
         words = {True: "yes", False: "no", None: "?"}
         yes = [words[record[key]] for key in ("can_terminate", "available")]
         table.add_row(record["task"], *numbers, *yes)
-    console = rich.console.Console()
-    # A narrow terminal wraps lines rather than cutting names.
-    console.width = max(console.width, 110)
-    console.print(table)
+    # As wide as it is, also in a pipe: a narrow terminal wraps lines rather than cutting names.
+    rich.console.Console(width=_ENDLESS).print(table)
     for suite, reason in reasons.items():
         if reason is not None:
             print(f"\n{suite}: {reason}")

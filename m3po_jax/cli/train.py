@@ -22,11 +22,9 @@ m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [-
 SIGTERM and SIGINT (Ctrl-C) finish the iteration and save; the same command goes on from there.
 """
 
-import pathlib
-
 from absl import flags
 
-from m3po_jax.cli import command_line
+from m3po_jax.cli import command_line, paths
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
 from m3po_jax.workdir import preemption
@@ -36,7 +34,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     """Checks the settings and the workdir before the slow imports, then trains."""
-    path = pathlib.Path(FLAGS.workdir).absolute()
+    path = paths.named_by("workdir")
     config, sinks = command_line.chosen_logs(from_config_dict(FLAGS.config), path)
     validate(config)
     with preemption.stop_on_signals() as stop:

@@ -164,7 +164,7 @@ def placement_text(env: MultiTaskEnv, placement: Placement | None, num_devices: 
     """Which tasks which device steps, and how even that is."""
     if placement is None:
         return (
-            f"task placement replicated: each of {num_devices} devices steps 1/{num_devices} of the"
+            f"task placement sharded: each of {num_devices} devices steps 1/{num_devices} of the"
             " environments of every task, so all bear the same cost"
         )
     costs = step_costs(env)

@@ -4,6 +4,8 @@ import importlib.util
 import pathlib
 from typing import NamedTuple
 
+from m3po_jax.envs.metaworld import installed
+
 
 class TaskFacts(NamedTuple):
     """Facts of one task.
@@ -100,10 +102,77 @@ _PLAYGROUND_NAMES = (
     "LeapCubeRotateZAxis",
     "AeroCubeRotateZAxis",
 )
+# The ten of Meta-World's MT10, in its order.
+MT10 = (
+    "reach-v3",
+    "push-v3",
+    "pick-place-v3",
+    "door-open-v3",
+    "drawer-open-v3",
+    "drawer-close-v3",
+    "button-press-topdown-v3",
+    "peg-insert-side-v3",
+    "window-open-v3",
+    "window-close-v3",
+)
+# All fifty, by name. A task is here when its reward is.
+MT50 = (
+    "assembly-v3",
+    "basketball-v3",
+    "bin-picking-v3",
+    "box-close-v3",
+    "button-press-topdown-v3",
+    "button-press-topdown-wall-v3",
+    "button-press-v3",
+    "button-press-wall-v3",
+    "coffee-button-v3",
+    "coffee-pull-v3",
+    "coffee-push-v3",
+    "dial-turn-v3",
+    "disassemble-v3",
+    "door-close-v3",
+    "door-lock-v3",
+    "door-open-v3",
+    "door-unlock-v3",
+    "drawer-close-v3",
+    "drawer-open-v3",
+    "faucet-close-v3",
+    "faucet-open-v3",
+    "hammer-v3",
+    "hand-insert-v3",
+    "handle-press-side-v3",
+    "handle-press-v3",
+    "handle-pull-side-v3",
+    "handle-pull-v3",
+    "lever-pull-v3",
+    "peg-insert-side-v3",
+    "peg-unplug-side-v3",
+    "pick-out-of-hole-v3",
+    "pick-place-v3",
+    "pick-place-wall-v3",
+    "plate-slide-back-side-v3",
+    "plate-slide-back-v3",
+    "plate-slide-side-v3",
+    "plate-slide-v3",
+    "push-back-v3",
+    "push-v3",
+    "push-wall-v3",
+    "reach-v3",
+    "reach-wall-v3",
+    "shelf-place-v3",
+    "soccer-v3",
+    "stick-pull-v3",
+    "stick-push-v3",
+    "sweep-into-v3",
+    "sweep-v3",
+    "window-close-v3",
+    "window-open-v3",
+)
 CATALOG: dict[str, dict[str, TaskFacts]] = {
     "dmc": _DMC,
     "brax": _BRAX,
     "toy": _TOY,
+    "metaworld": {name: TaskFacts(39, 4, 500, False) for name in MT50},
     "playground": {name: TaskFacts(None, None, None, True) for name in _PLAYGROUND_NAMES},
 }
 _MODULES = {"dmc": "mujoco_playground", "playground": "mujoco_playground", "brax": "brax"}
@@ -116,6 +185,8 @@ def task_names() -> tuple[str, ...]:
 
 def unavailable(suite: str) -> str | None:
     """Why the tasks of a suite cannot be made here and what to do, or `None`; imports nothing."""
+    if suite == "metaworld":
+        return installed.unavailable()
     module = _MODULES.get(suite)
     if module is None:
         return None

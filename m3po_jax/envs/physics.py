@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m3po_jax.envs import base, wrappers
+from m3po_jax.envs import base, host, wrappers
 
-# A jitted function of a model and further pytrees, of one environment.
+# A jitted function of a model and further pytrees, of one environment; or a `HostCall`.
 Program = Any
 
 
@@ -37,9 +37,11 @@ class Body:
     model: Any
     inputs: tuple[Any, ...]
 
-    def same_as(self, other: "Body") -> bool:
+    def same_as(self, other: Any) -> bool:
         """Whether both are one program, up to the numbers in the arrays of the models."""
-        if self.program is not other.program or self._shapes != other._shapes:
+        if not isinstance(other, Body) or self.program is not other.program:
+            return False
+        if self._shapes != other._shapes:
             return False
         if self._structure == other._structure:
             return True
@@ -58,6 +60,9 @@ class Body:
     def _text(self) -> str:
         """The program as the compiler gets it; traces it."""
         return str(self.program.lower(self.model, *self.inputs).as_text())
+
+
+AnyBody = Body | host.HostBody
 
 
 class _Question(Exception):
@@ -94,9 +99,9 @@ def call(program: Program, model: Any, *inputs: Any) -> Any:
     raise _Question(program, model, inputs)
 
 
-def body_of(environment: base.Environment) -> Body | None:
+def body_of(environment: base.Environment) -> AnyBody | None:
     """The body of an environment that has one to share."""
-    body: Body | None = getattr(environment, "body", None)
+    body: AnyBody | None = getattr(environment, "body", None)
     return body
 
 
@@ -131,7 +136,7 @@ def _belong_together(one: base.Environment, other: base.Environment) -> bool:
 
 # Training, evaluation and each device's share of them ask the same.
 @functools.lru_cache(maxsize=1024)
-def _same(one: Body, other: Body) -> bool:
+def _same(one: AnyBody, other: AnyBody) -> bool:
     return one.same_as(other)
 
 
@@ -145,7 +150,7 @@ def reset(environments: Sequence[Any], keys: Sequence[jax.Array]) -> list[base.E
     Returns:
         For each task a state with leaves `[N_k, ...]`.
     """
-    if len(environments) == 1:
+    if _alone(environments):
         return [jax.vmap(environments[0].reset)(keys[0])]
     return _together([e.reset for e in environments], [(k,) for k in keys])
 
@@ -163,7 +168,7 @@ def step(
     Returns:
         The successors, as `states`.
     """
-    if len(environments) == 1:
+    if _alone(environments):
         return [jax.vmap(environments[0].step)(states[0], actions[0])]
     steps = [e.environment.step for e in environments]
 
@@ -173,21 +178,37 @@ def step(
     return wrappers.repeat(advance, list(states), environments[0].num_repeats)
 
 
+def _alone(environments: Sequence[Any]) -> bool:
+    """Whether nothing is to be joined; the rows of a host's task are, into one callback."""
+    if len(environments) > 1:
+        return False
+    first = environments[0]
+    is_repeated = isinstance(first, wrappers.ActionRepeat)
+    return not (is_repeated and isinstance(body_of(first.environment), host.HostBody))
+
+
 def _together(functions: Sequence[Callable], arguments: Sequence[tuple]) -> list[Any]:
     """Each function over its batch of arguments, with the physics of all computed at once."""
     answers: list[list[Any]] = [[] for _ in functions]
+    values: list[Any] = [None for _ in functions]
+    left = list(range(len(functions)))
     while True:
-        ran = list(map(_run, functions, answers, arguments))
-        questions = [question for question, _ in ran]
-        values = [value for _, value in ran]
-        asked = [question for question in questions if question is not None]
+        ran = {k: _run(functions[k], answers[k], arguments[k]) for k in left}
+        values = [ran[k][1] if k in ran else value for k, value in enumerate(values)]
+        asked = {k: question for k, (question, _) in ran.items() if question is not None}
         if not asked:
             return values
-        if len(asked) < len(questions) or len({program for program, _ in asked}) > 1:
+        programs = [program for program, _ in asked.values()]
+        inputs = [values[k] for k in asked]
+        if all(isinstance(program, host.HostCall) for program in programs):
+            computed = host.call_together(programs, [words for (words,) in inputs])
+        elif len(asked) < len(left) or len(set(programs)) > 1:
             raise ValueError("tasks with one body must ask for the same physics in the same order")
-        models = [model for _, model in asked]
-        for given, answer in zip(answers, _compute(asked[0][0], models, values), strict=True):
-            given.append(answer)
+        else:
+            computed = _compute(programs[0], [model for _, model in asked.values()], inputs)
+        left = list(asked)
+        for k, answer in zip(left, computed, strict=True):
+            answers[k].append(answer)
 
 
 def _run(

@@ -11,10 +11,7 @@ import mujoco_playground
 import numpy as np
 from mujoco_playground import dm_control_suite, locomotion, manipulation
 
-from m3po_jax.envs import base, mjx_physics, wrappers
-
-# What of the physics places the bodies.
-_POSE = ("qpos", "qvel", "mocap_pos", "mocap_quat")
+from m3po_jax.envs import base, mjx_physics, mujoco_c, wrappers
 
 
 def make_dmc(env_name: str, *, impl: str) -> "PlaygroundEnvironment":
@@ -22,24 +19,31 @@ def make_dmc(env_name: str, *, impl: str) -> "PlaygroundEnvironment":
 
     Args:
         env_name: Its name, for example `CartpoleSwingup`.
-        impl: MJX implementation: `jax` (everywhere) or `warp` (NVIDIA GPUs).
+        impl: Physics: `c` (C MuJoCo, on the host), or MJX's implementation `jax` (everywhere) or
+            `warp` (NVIDIA GPUs).
 
     Raises:
         ValueError: If actions of the task are not in [-1, 1].
     """
     with _comparable_mujoco_version():
-        environment = dm_control_suite.load(env_name, config_overrides={"impl": impl})
+        overrides = {"impl": "jax" if impl == "c" else impl}
+        environment = dm_control_suite.load(env_name, config_overrides=overrides)
     limits = environment.mj_model.actuator_ctrlrange
     if not np.array_equal(limits, np.tile([-1.0, 1.0], (len(limits), 1))):
         raise ValueError(f"{env_name}: actions are not in [-1, 1] but in {limits.tolist()}")
     length = int(dm_control_suite.get_default_config(env_name).episode_length)
+    backend: mjx_physics.Backend
+    if impl == "c":
+        backend = mujoco_c.CPhysics(f"dmc/{env_name}", environment)
+    else:
+        # In Warp the arrays of contacts belong to all environments of a batch in common.
+        backend = mjx_physics.MjxPhysics(environment, shared=impl == "jax")
     return PlaygroundEnvironment(
         environment,
         name=env_name,
         episode_length=length,
         can_terminate=False,
-        # In Warp the arrays of contacts belong to all environments of a batch in common.
-        shares_physics=impl == "jax",
+        backend=backend,
     )
 
 
@@ -73,6 +77,9 @@ class PlaygroundEnvironment:
 
     DM Control tasks never terminate: there `done` means that the state holds a NaN. The adapter
     turns it into a NaN reward, the sign of a fault, even where no NaN reached the observation.
+
+    Attributes:
+        backend: Where its physics comes from.
     """
 
     def __init__(
@@ -83,7 +90,7 @@ class PlaygroundEnvironment:
         episode_length: int,
         can_terminate: bool,
         observation_key: str | None = None,
-        shares_physics: bool = False,
+        backend: mjx_physics.Backend | None = None,
     ):
         """Wraps an environment.
 
@@ -93,8 +100,7 @@ class PlaygroundEnvironment:
             episode_length: Control steps until truncation.
             can_terminate: Whether `done` is a termination; otherwise it is a fault.
             observation_key: Which entry to take where the observation is a dictionary.
-            shares_physics: Whether the environment fits `mjx_physics.body`, and so has its physics
-                computed together with that of others of the same body.
+            backend: Where its physics comes from; MJX, for this environment alone, if not given.
 
         Raises:
             ValueError: If the observation, or the entry of it, is not one flat array.
@@ -103,18 +109,17 @@ class PlaygroundEnvironment:
         self.episode_length = episode_length
         self.can_terminate = can_terminate
         self.action_size = int(environment.action_size)
-        self._template = jax.eval_shape(environment.reset, jax.random.key_data(jax.random.key(0)))
+        self.backend = backend or mjx_physics.MjxPhysics(environment, shared=False)
+        with self.backend.asked_for():
+            first = jax.eval_shape(environment.reset, jax.random.key_data(jax.random.key(0)))
+        self._template = first.replace(data=jax.eval_shape(self.backend.keep, first.data))
         self._observation = wrappers.ObservationPart(name, self._template.obs, observation_key)
         self.observation_size = self._observation.size
-        self.body = None
-        if shares_physics:
-            self.body = mjx_physics.body(
-                environment.mjx_model, self._template.data, environment.n_substeps
-            )
+        self.body = self.backend.body(first.data)
 
     def reset(self, key: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
-        with self._physics():
+        with self.backend.asked_for():
             return self._strip(self._env.reset(jax.random.key_data(key)))
 
     def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
@@ -123,18 +128,15 @@ class PlaygroundEnvironment:
         # The task overwrites the metrics in place, so it gets a dictionary of its own.
         metrics = {k: jnp.zeros(v.shape, v.dtype) for k, v in self._template.metrics.items()}
         library_state = mujoco_playground.State(
-            data=data,
+            data=self.backend.restore(data),
             obs=self._observation.whole(state.observation, parts),
             reward=state.reward,
             done=jnp.zeros((), jnp.float32),
             metrics=metrics,
             info=dict(info),
         )
-        with self._physics():
+        with self.backend.asked_for():
             return self._strip(self._env.step(library_state, action))
-
-    def _physics(self) -> contextlib.AbstractContextManager[None]:
-        return mjx_physics.asked_for() if self.body else contextlib.nullcontext()
 
     @property
     def seconds_per_step(self) -> float:
@@ -143,8 +145,7 @@ class PlaygroundEnvironment:
 
     def pose(self, state: base.EnvState) -> dict[str, jax.Array]:
         """What a picture of a state needs, as `frames` takes it; traceable."""
-        data = state.physics[0]
-        return {name: getattr(data, name) for name in _POSE}
+        return self.backend.pose(state.physics[0])
 
     def frames(
         self, poses: Mapping[str, np.ndarray], *, width: int, height: int
@@ -165,9 +166,8 @@ class PlaygroundEnvironment:
         model.vis.global_.offheight = max(height, model.vis.global_.offheight)
         data = mujoco.MjData(model)
         with mujoco.Renderer(model, height=height, width=width) as renderer:
-            for step in range(len(poses["qpos"])):
-                for name, values in poses.items():
-                    getattr(data, name)[:] = values[step]
+            for step in range(len(next(iter(poses.values())))):
+                self.backend.place(data, {name: values[step] for name, values in poses.items()})
                 mujoco.mj_forward(model, data)
                 # The first camera of a model, where it has one, is the one made for watching.
                 renderer.update_scene(data, camera=0 if model.ncam else -1)
@@ -182,7 +182,8 @@ class PlaygroundEnvironment:
             reward = jnp.where(failed, jnp.nan, reward)
         observation, parts = self._observation.split(wrappers.like(library_state.obs, template.obs))
         data, info = wrappers.like(
-            (library_state.data, library_state.info), (template.data, template.info)
+            (self.backend.keep(library_state.data), library_state.info),
+            (template.data, template.info),
         )
         state = base.EnvState(
             physics=(data, info, parts),

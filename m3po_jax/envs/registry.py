@@ -23,6 +23,7 @@ OptionValue = str | int | float
 
 BRAX_BACKENDS = ("spring", "generalized", "positional", "mjx")
 PLAYGROUND_IMPLS = ("jax", "warp")
+DMC_IMPLS = (*PLAYGROUND_IMPLS, "c")
 # Suite of tasks named by a dotted path.
 PYTHON = "python"
 # Suite of tasks that installed packages name.
@@ -179,7 +180,7 @@ def _option_value(suite: str, env_name: str, key: str, text: str) -> OptionValue
 def _choices(suite: str, env_name: str) -> dict[str, tuple[str, ...]]:
     """Returns the choices of the options that only this task has; the first one is the default."""
     if suite in ("dmc", "playground"):
-        return {"impl": PLAYGROUND_IMPLS}
+        return {"impl": DMC_IMPLS if suite == "dmc" else PLAYGROUND_IMPLS}
     backends = _BRAX_BACKENDS_OF.get(env_name, BRAX_BACKENDS) if suite == "brax" else ()
     return {"backend": backends} if backends else {}
 
@@ -254,6 +255,10 @@ def make_env(request: TaskRequest) -> "base.Environment":
         from m3po_jax.envs import brax_adapter
 
         return brax_adapter.make(name, backend=options.get("backend"))
+    if request.suite == "metaworld":
+        from m3po_jax.envs.metaworld import environment
+
+        return environment.MetaWorldEnvironment(name)
     from m3po_jax.envs import toy
 
     return toy.make(name)

@@ -20,6 +20,7 @@ class Episodes(NamedTuple):
     returns: jax.Array  # [B] sum of the task's rewards
     lengths: jax.Array  # [B] int32 agent steps
     success: jax.Array  # [B] 1 where any step met the goal, else 0; NaN where the task has none
+    success_last: jax.Array  # [B] 1 where the last step met the goal, as `success`
 
 
 class _Carry(NamedTuple):
@@ -40,7 +41,7 @@ def evaluate(agent: AgentState, key: jax.Array, *, parts: Parts, policy: str) ->
         policy: `planner` (best elite), `prior` (mean of the policy) or `random`.
 
     Returns:
-        Returns, lengths and success `[B]`.
+        Returns, lengths and success by both rules `[B]`.
 
     Raises:
         ValueError: `policy` is none of these.
@@ -78,6 +79,7 @@ def evaluate(agent: AgentState, key: jax.Array, *, parts: Parts, policy: str) ->
                 success=jnp.maximum(
                     carry.episodes.success, jnp.where(carry.alive > 0.0, success, 0.0)
                 ),
+                success_last=jnp.where(carry.alive > 0.0, success, carry.episodes.success_last),
             ),
             step=carry.step + 1,
         )
@@ -87,7 +89,12 @@ def evaluate(agent: AgentState, key: jax.Array, *, parts: Parts, policy: str) ->
         env=start,
         plan_mean=jnp.zeros((*batch, parts.config.planner.horizon, env.action_size)),
         alive=jnp.ones(batch),
-        episodes=Episodes(jnp.zeros(batch), jnp.zeros(batch, jnp.int32), jnp.zeros(batch)),
+        episodes=Episodes(
+            returns=jnp.zeros(batch),
+            lengths=jnp.zeros(batch, jnp.int32),
+            success=jnp.zeros(batch),
+            success_last=jnp.zeros(batch),
+        ),
         step=jnp.zeros((), jnp.int32),
     )
     return jax.lax.while_loop(lambda c: jnp.any(c.alive > 0.0), step, carry).episodes

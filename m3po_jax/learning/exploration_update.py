@@ -49,7 +49,7 @@ def exploration_update(
     )
     agent = agent.replace(
         target_exploration=ema(
-            agent.target_exploration, agent.params.exploration, config.target_decay
+            agent.target_exploration, agent.params.exploration, config.tau
         ),
         statistics=agent.statistics.replace(discrepancy=moments),
     )

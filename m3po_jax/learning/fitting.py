@@ -61,9 +61,9 @@ def fit(
     }
 
 
-def ema(target: Params, source: Params, decay: float) -> Params:
-    """`(1 - decay) * target + decay * source`."""
-    return optax.incremental_update(source, target, decay)
+def ema(target: Params, source: Params, tau: float) -> Params:
+    """`(1 - tau) * target + tau * source`."""
+    return optax.incremental_update(source, target, tau)
 
 
 def flatten(tree: Any) -> Any:

@@ -124,7 +124,7 @@ def _keys(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array
 def _schedule(state: TrainState, parts: Parts) -> tuple[jax.Array, jax.Array | None]:
     """Whether actions are random now, and the weight of the bonus."""
     env_steps = state.iteration.astype(jnp.float32) * parts.env_steps_per_iteration
-    random = env_steps < parts.config.train.random_env_steps
+    random = env_steps < parts.config.train.warmup_env_steps
     return random, bonus_weight(env_steps, parts.config)
 
 

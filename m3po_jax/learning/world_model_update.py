@@ -62,7 +62,7 @@ def world_model_update(
     params = optax.apply_updates(params, updates)
     new_agent = agent.replace(
         params=agent.params.replace(world_model=params),
-        target_q=ema(agent.target_q, params["q"], config.target_decay),
+        target_q=ema(agent.target_q, params["q"], config.tau),
         world_model_opt=opt_state,
     )
     taken = finite.is_finite("world_model", {"total": total, **means}, gradient)

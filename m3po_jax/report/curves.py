@@ -117,9 +117,21 @@ def task_return(record: Evaluation, task: str) -> list[float]:
     return [] if found is None else [found["return_mean"]]
 
 
-def task_success(record: Evaluation, task: str) -> list[float]:
-    """The share of a task's episodes that met its goal; nothing where it has none."""
-    found = record["tasks"].get(task, {}).get("success_rate")
+def task_success(task: str, rate: str, record: Evaluation) -> list[float]:
+    """The share of a task's episodes that met its goal; nothing where it has none.
+
+    Args:
+        task: The task.
+        rate: By which rule, a key of `SUCCESS_MEANS` of `training/scores.py`.
+        record: The evaluation.
+    """
+    found = record["tasks"].get(task, {}).get(rate)
+    return [] if found is None else [found]
+
+
+def mean_success(mean: str, record: Evaluation) -> list[float]:
+    """A mean of `task_success` over the tasks that have a goal, by its name in the record."""
+    found = record.get(mean)
     return [] if found is None else [found]
 
 

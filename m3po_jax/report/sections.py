@@ -1,6 +1,7 @@
 """What the report shows: each section is text, pictures and tables made from groups of runs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +15,10 @@ from m3po_jax.training import scores
 _ZERO = (0.0,)
 _AHEAD = "agent steps ahead"
 _POLICIES = ("planner", "prior", "random")
+_SUCCESS_RULES = {
+    "success_rate": "share of episodes that met the goal",
+    "success_rate_last": "share of episodes that met it in the last step",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,10 +282,21 @@ def _evaluations_of(task: str) -> Callable[[Group], curves.Series]:
     )
 
 
-def _success_of(task: str) -> Callable[[Group], curves.Series]:
-    return lambda group: curves.evaluation_series(
-        group, lambda record: curves.task_success(record, task)
-    )
+def _success_rows(groups: Sequence[Group], tasks: Sequence[str]) -> list[tuple[str, ...]]:
+    """Rows of success by both rules, of the tasks that define it and of their mean."""
+    evaluations = [record for g in groups for run in g.runs for record in run.evaluations]
+    shares: dict[str, Callable[[curves.Evaluation], list[float]]] = {}
+    for rate, rule in _SUCCESS_RULES.items():
+        of = {task: functools.partial(curves.task_success, task, rate) for task in tasks}
+        goals = [task for task in tasks if any(map(of[task], evaluations))]
+        shares |= {f"{task}, {rule}": of[task] for task in goals}
+        if len(goals) > 1:
+            mean = scores.SUCCESS_MEANS[rate]
+            shares[f"mean over tasks, {rule}"] = functools.partial(curves.mean_success, mean)
+    return [
+        (name, *(interval_text(curves.evaluation_series(group, of), ".2f") for group in groups))
+        for name, of in shares.items()
+    ]
 
 
 def _levels(groups: Sequence[Group], task: str) -> tuple[tuple[str, float], ...]:
@@ -309,24 +325,22 @@ def _mean_text(returns: Sequence[float]) -> str:
 
 def _final_table(groups: Sequence[Group], tasks: Sequence[str]) -> Table:
     columns = []
-    evaluations = [record for g in groups for run in g.runs for record in run.evaluations]
-    goals = [task for task in tasks if any(curves.task_success(r, task) for r in evaluations)]
+    success = _success_rows(groups, tasks)
     for group in groups:
         aggregate = curves.evaluation_series(group, curves.task_scores)
         columns.append(
             [
                 *(interval_text(_evaluations_of(task)(group)) for task in tasks),
-                *(interval_text(_success_of(task)(group), ".2f") for task in goals),
                 interval_text(aggregate, ".3f"),
                 str(len(group.runs)),
                 f"{max(run.env_steps for run in group.runs):,}",
             ]
         )
-    success = (f"{task}, share of episodes that met the goal" for task in goals)
-    names = (*tasks, *success, "mean normalised score", "seeds", "env steps")
+    names = (*tasks, "mean normalised score", "seeds", "env steps")
     header = ("task", *(group.label for group in groups))
     caption = "Last evaluation during training: mean return [95 % interval]"
-    return Table(caption, header, tuple(zip(names, *columns, strict=True)))
+    rows = list(zip(names, *columns, strict=True))
+    return Table(caption, header, (*rows[: len(tasks)], *success, *rows[len(tasks) :]))
 
 
 def _horizon_keys(group: Group, quantity: str, several: bool) -> list[tuple[str, str, bool]]:

@@ -59,11 +59,15 @@ class Evaluator:
                 "length_mean": float(np.mean(result.lengths[rows])),
                 "episodes": self._episodes,
                 "success_rate": _mean_or_none(result.success[rows]),
+                "success_rate_last": _mean_or_none(result.success_last[rows]),
                 "normalized": scores.normalized_score(spec.name, mean),
             }
         overall = scores.aggregate({name: task["normalized"] for name, task in tasks.items()})
-        success = scores.known_mean(task["success_rate"] for task in tasks.values())
-        return {"policy": policy, "tasks": tasks, **overall, "success_mean": success}
+        success = {
+            mean: scores.known_mean(task[rate] for task in tasks.values())
+            for rate, mean in scores.SUCCESS_MEANS.items()
+        }
+        return {"policy": policy, "tasks": tasks, **overall, **success}
 
 
 def evaluate_workdir(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from m3po_jax.config import UserError
-from m3po_jax.learning.update import SKIPPED
+from m3po_jax.learning.metrics import SKIPPED
 from m3po_jax.training import processes
 from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.workdir.folder import FAULT_FOLDER

@@ -13,9 +13,9 @@ import numpy as np
 
 from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
 from m3po_jax.learning import model_error
+from m3po_jax.learning.metrics import SKIPPED
 from m3po_jax.learning.state import TrainState
 from m3po_jax.learning.train_step import make_train_step
-from m3po_jax.learning.metrics import SKIPPED
 from m3po_jax.ops import checks
 from m3po_jax.training import processes, sharding
 from m3po_jax.training.compiling import compile_program
@@ -131,6 +131,8 @@ class _Run:
             self._state, meta = restored
             self._iteration = int(self._state.iteration)
             self._wall_before = float(meta["wall_seconds"])
+            if processes.leads():
+                forget_overwritten(workdir)
             progress.say(f"Going on from the checkpoint at {self.env_steps:,} env steps.")
         if processes.leads():
             writer.truncate_after(self.env_steps)

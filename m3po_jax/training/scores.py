@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+# Success of a task by both rules in use, at any step of an episode and at its last, and the
+# names of their means over tasks.
+SUCCESS_MEANS = {"success_rate": "success_mean", "success_rate_last": "success_mean_last"}
 # DM Control rewards lie in [0, 1] and an episode has 1000 control steps (arXiv 1801.00690).
 _DMC_RANGE = (0.0, 1000.0)
 # Zero, or the mean return of uniform actions, and the mean optimal return over the start
@@ -89,14 +92,16 @@ def aggregate(scores: Mapping[str, float | None]) -> dict[str, Any]:
 def evaluation_table(record: Mapping[str, Any]) -> str:
     """Returns one evaluation, as eval.jsonl holds it, as text ('-' for an unknown score).
 
-    There is a column for success where a task defines it.
+    Where a task defines success there are columns for it: at any step, and at the last step.
     """
     tasks = record["tasks"]
-    # Lines of earlier versions lack the key.
-    success = {name: task.get("success_rate") for name, task in tasks.items()}
-    mean_success = known_mean(success.values())
+    # Lines of earlier versions lack the keys.
+    success = {
+        title: {name: task.get(rate) for name, task in tasks.items()}
+        for title, rate in zip(("success", "at the end"), SUCCESS_MEANS, strict=True)
+    }
     rows: list[tuple[str, ...]] = [
-        ("task", "return", "std", "length", "episodes", "success", "normalized")
+        ("task", "return", "std", "length", "episodes", *success, "normalized")
     ]
     for name, task in tasks.items():
         rows.append(
@@ -106,19 +111,21 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
                 f"{task['return_std']:.1f}",
                 f"{task['length_mean']:.1f}",
                 str(task["episodes"]),
-                _score(success[name]),
+                *(_score(known[name]) for known in success.values()),
                 _score(task["normalized"]),
             )
         )
     normalized = {name: task["normalized"] for name, task in tasks.items()}
     overall, blank = aggregate(normalized), ("",) * 4
-    rows.append(("mean", *blank, _score(mean_success), _score(overall["normalized_mean"])))
+    means = [known_mean(known.values()) for known in success.values()]
+    rows.append(("mean", *blank, *map(_score, means), _score(overall["normalized_mean"])))
     if len(normalized) > 1:
         worst = overall["worst_task"]
-        rows.append(("interquartile mean", *blank, "", _score(overall["normalized_iqm"])))
-        rows.append(("worst task", *blank, "", _score(worst and normalized[worst])))
-    if mean_success is None:
-        rows = [(*row[:-2], row[-1]) for row in rows]
+        rows.append(("interquartile mean", *blank, "", "", _score(overall["normalized_iqm"])))
+        rows.append(("worst task", *blank, "", "", _score(worst and normalized[worst])))
+    # Columns of which nothing is known are left out.
+    unknown = [len(rows[0]) - 3 + k for k, mean in enumerate(means) if mean is None]
+    rows = [tuple(x for k, x in enumerate(row) if k not in unknown) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -126,7 +126,7 @@ def _shardings(mesh: Devices, specs: Any) -> Any:
 
 def choose_placement(mesh: Devices, parts: Parts) -> Placement | None:
     """The tasks that each device steps, or None where every device steps a share of each."""
-    if parts.config.train.task_placement == "replicated" or mesh.size == 1:
+    if parts.config.train.task_placement == "sharded" or mesh.size == 1:
         return None
     found = place_tasks(parts.env.num_envs, step_costs(parts.env), mesh.size)
     if found is None:

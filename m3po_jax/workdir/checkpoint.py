@@ -1,23 +1,32 @@
 """Checkpoints: a thin wrapper over Orbax that never restarts in silence."""
 
-import asyncio
 import contextlib
+import json
 import os
 import pathlib
+import shlex
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from m3po_jax.config import UserError
 from m3po_jax.workdir import stored_leaves
+from m3po_jax.workdir.alias import Alias
 from m3po_jax.workdir.folder import CHECKPOINT_FOLDER
+from m3po_jax.workdir.orbax_reading import finished_reads, first_line, read_to_host
 
 State = TypeVar("State")
 
 # In the meta of every checkpoint: checksums of each leaf and of the rest of the meta.
 _CHECKSUMS = "checksums"
+# Behind the step: a checkpoint that is being deleted, and one that does not come back.
+_OUTDATED, _UNREADABLE = ".outdated", ".unreadable"
 
 
 class CheckpointError(UserError):
@@ -28,7 +37,7 @@ def lost_checkpoints(workdir: str | os.PathLike[str]) -> CheckpointError:
     """What to raise for a run that has metrics, and of which no checkpoint is left."""
     return CheckpointError(
         f"{workdir} holds metrics of a run but no checkpoint, which every run has from its start: "
-        "put the folder checkpoints back, or start anew with --overwrite"
+        "put the folder checkpoints back, or start anew in another --workdir"
     )
 
 
@@ -37,7 +46,8 @@ class Checkpointer:
 
     A checkpoint is written beside and renamed into place, so a kill leaves the older ones whole.
     Writing blocks: the training step donates its state, and a write that goes on in the background
-    could read buffers that were given away.
+    could read buffers that were given away. What was written is read back before an older
+    checkpoint is deleted.
 
     Orbax stores array data without checksums, so a flipped bit could come back as another number:
     every leaf has its checksum in the meta, which restoring compares.
@@ -49,20 +59,21 @@ class Checkpointer:
     def __init__(self, workdir: str | os.PathLike[str], *, max_to_keep: int = 2):
         """Opens the folder, which is made when missing; keeps the newest `max_to_keep`."""
         self._folder = pathlib.Path(workdir).absolute() / CHECKPOINT_FOLDER
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=max_to_keep, enable_async_checkpointing=False
-        )
+        self._max_to_keep = max_to_keep
+        # Orbax would delete the older ones before anybody has read the new one.
+        options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=False)
         # named here, so that a new process can read metadata before it restores
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._alias = Alias(self._folder)
             self._manager = ocp.CheckpointManager(
-                self._folder, options=options, item_handlers=handlers
+                self._alias.path, options=options, item_handlers=handlers
             )
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"cannot use the checkpoint folder {self._folder}: {error}; make it writable, or "
-                "give another --workdir"
+                f"cannot use the checkpoint folder {self._folder}: {error}; make it a folder that "
+                "can be written, or give another --workdir"
             ) from error
 
     def latest_step(self) -> int | None:
@@ -79,7 +90,8 @@ class Checkpointer:
             meta: What else to know, as JSON.
 
         Raises:
-            CheckpointError: It could not be written, as on a full disk.
+            CheckpointError: It could not be written, as on a full disk, or what can be read of it
+                is not what was saved. The older checkpoints are then still there.
         """
         if step in self._manager.all_steps():
             return
@@ -92,12 +104,15 @@ class Checkpointer:
             saved = self._manager.save(step, args=arguments, force=True)
         except Exception as error:  # Orbax passes on whatever its file layers raise
             raise CheckpointError(
-                f"cannot write the checkpoint {self._folder / str(step)}: {_first_line(error)}; "
-                "see that the disk has room and the folder can be written, then run the same "
-                "command again: it goes on from the checkpoint before"
+                f"cannot write the checkpoint {self._folder / str(step)}: "
+                f"{self._alias.named(first_line(error))}; see that the disk has room and the "
+                "folder can be written, then run the same command again: it goes on from the "
+                "checkpoint before"
             ) from error
         if not saved:
             raise CheckpointError(f"Orbax declined to write checkpoint {self._folder / str(step)}")
+        self._read_back(step, state, meta)
+        self._delete_outdated()
 
     def restore_latest(self, abstract_state: State) -> tuple[State, dict[str, Any]] | None:
         """Restores the newest checkpoint.
@@ -177,7 +192,7 @@ class Checkpointer:
             stored = {k: v for k, v in everything.items() if f"{k}/".startswith(prefixes)}
             self._refuse_other(step, stored, stored_leaves.shapes(item))
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                part = reader.restore(self._folder / str(step) / "state", args=arguments)
+                part = reader.restore(self._alias.path / str(step) / "state", args=arguments)
             found = stored_leaves.checksums(part, {})
             expected = {k: v for k, v in meta[_CHECKSUMS].items() if k in found and k != "meta"}
             wrong = stored_leaves.mismatches({**found, **expected}, found)
@@ -192,6 +207,7 @@ class Checkpointer:
     def close(self) -> None:
         """Waits and frees Orbax's threads."""
         self._manager.close()
+        self._alias.close()
 
     def __enter__(self) -> "Checkpointer":
         """Returns itself."""
@@ -207,55 +223,78 @@ class Checkpointer:
             raise CheckpointError(
                 f"the checkpoint {self._folder / str(step)} holds another state than this "
                 f"config or version makes: {stored_leaves.differences(stored, asked)}; go on with "
-                "the version that wrote it, or start anew with --overwrite"
+                "the version that wrote it, or start anew in another --workdir"
             )
+
+    def _read_back(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+        """Refuses a checkpoint that does not come back, and takes its place from it."""
+        problem = self._difference(step, state, meta) if jax.process_index() == 0 else ""
+        if jax.process_count() == 1:
+            sound = not problem
+        else:
+            sound = not np.any(multihost_utils.process_allgather(np.asarray(bool(problem))))
+        if sound:
+            return
+        aside = f"{step}{_UNREADABLE}-{time.time_ns()}"
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                (self._folder / str(step)).rename(self._folder / aside)
+            self._manager.reload()
+        raise CheckpointError(
+            f"the checkpoint {self._folder / str(step)} was written and does not come back"
+            f"{problem and ': ' + problem}; it is now {aside} there, and the one before is as it "
+            "was. See that the disk is sound, then run the same command again: it goes on from "
+            "the checkpoint before"
+        )
+
+    def _difference(self, step: int, state: Any, meta: Mapping[str, Any]) -> str:
+        """What cannot be read of a checkpoint or is not as it was saved; empty where all is."""
+        found: dict[str, int] = {}
+        try:
+            with finished_reads():
+                stored = stored_leaves.shapes(self._manager.item_metadata(step)["state"].tree)
+                if wrong := stored_leaves.mismatches(stored_leaves.shapes(state), stored):
+                    return f"{wrong} has another shape than was saved"
+                for part in read_to_host(self._alias.path / str(step) / "state", state):
+                    found |= stored_leaves.checksums_here(part)
+            written = json.loads((self._folder / str(step) / "meta" / "metadata").read_text())
+            found["meta"] = stored_leaves.meta_checksum(written, without=_CHECKSUMS)
+        except Exception as error:  # Orbax passes on whatever its file layers raise
+            return self._alias.named(first_line(error))
+        wrong = stored_leaves.mismatches(meta[_CHECKSUMS], found)
+        return f"{wrong} is not what was saved" if wrong else ""
+
+    def _delete_outdated(self) -> None:
+        """Deletes all but the newest; first the name, for a kill leaves no half of one under it."""
+        outdated = sorted(self._manager.all_steps())[: -self._max_to_keep]
+        if jax.process_index() == 0:
+            for step in outdated:
+                with contextlib.suppress(FileNotFoundError):  # as the user has moved it away
+                    old = self._folder / str(step)
+                    old.rename(old.with_name(f"{step}{_OUTDATED}"))
+            for child in self._folder.iterdir():
+                if child.name.endswith(_OUTDATED):
+                    shutil.rmtree(child, ignore_errors=True)  # what is left goes the next time
+        self._manager.reload()
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """Makes one `CheckpointError` of whatever fails within, and the only thing that is printed.
-
-        Orbax gives up at the first error and closes its event loop on the other reads, each of
-        which then prints a traceback of its own; on this loop they end first.
-        """
-        policy = asyncio.get_event_loop_policy()
-        asyncio.set_event_loop_policy(_FinishingPolicy())
+        """Makes one `CheckpointError` of whatever fails, and the only thing that is printed."""
         try:
-            yield
+            with finished_reads():
+                yield
         except CheckpointError:
             raise
         except Exception as error:  # Orbax passes on whatever its file layers raise
-            raise self._unreadable(step, _first_line(error)) from error
-        finally:
-            asyncio.set_event_loop_policy(policy)
+            raise self._unreadable(step, self._alias.named(first_line(error))) from error
 
     def _unreadable(self, step: int, reason: str) -> CheckpointError:
-        older = [other for other in self._manager.all_steps() if other != step]
+        older = [other for other in self._manager.all_steps() if other < step]
+        damaged = self._folder / str(step)
+        away = shlex.join(["mv", str(damaged), f"{damaged}{_UNREADABLE}"])
         remedy = (
-            f"remove that folder to go on from checkpoint {max(older)}"
+            f"move it away to go on from checkpoint {max(older)}: {away}"
             if older
-            else "there is no older one, so start anew with --overwrite"
+            else "there is no older one, so start anew in another --workdir"
         )
-        return CheckpointError(
-            f"the checkpoint {self._folder / str(step)} cannot be read: {reason}; {remedy}"
-        )
-
-
-class _FinishingLoop(asyncio.SelectorEventLoop):
-    """Ends its tasks before it closes."""
-
-    def close(self) -> None:
-        while not self.is_closed() and (tasks := asyncio.all_tasks(self)):
-            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        super().close()
-
-
-class _FinishingPolicy(asyncio.DefaultEventLoopPolicy):
-    """Makes such loops."""
-
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        return _FinishingLoop()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+        return CheckpointError(f"the checkpoint {damaged} cannot be read: {reason}; {remedy}")

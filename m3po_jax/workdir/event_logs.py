@@ -49,11 +49,13 @@ def evaluation_scalars(record: Mapping[str, Any]) -> dict[str, float]:
         "eval/normalized_mean": record["normalized_mean"],
         "eval/normalized_iqm": record["normalized_iqm"],
         "eval/success_mean": record.get("success_mean"),
+        "eval/success_mean_last": record.get("success_mean_last"),
     }
     for name, task in record["tasks"].items():
         scalars[f"eval/return/{name}"] = task["return_mean"]
         scalars[f"eval/normalized/{name}"] = task["normalized"]
         scalars[f"eval/success_rate/{name}"] = task.get("success_rate")
+        scalars[f"eval/success_rate_last/{name}"] = task.get("success_rate_last")
     for name, errors in record.get("model_error", {}).items():
         for quantity, values in errors.items():
             scalars[f"eval/error_of_{quantity}/{name}"] = values[0] if values else None

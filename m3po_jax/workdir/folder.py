@@ -54,8 +54,8 @@ def open_workdir(
     Args:
         workdir: The folder; made when it does not exist. Files of others in it stay untouched.
         config: Settings of the run to start or to go on with.
-        overwrite: Start anew. The run that the folder holds is deleted when the new one has a
-            checkpoint (`forget_overwritten`); one that ends without leaves it as it was.
+        overwrite: Start anew. The run that the folder holds is deleted when a checkpoint of the
+            new one was read (`forget_overwritten`); one that ends without any leaves it as it was.
         origin: What a run that starts from another has of it, by the flag that says so. Without
             one a run is resumed whatever it started from.
 
@@ -67,16 +67,14 @@ def open_workdir(
             with another origin or with other settings than those in `CHANGEABLE`.
     """
     path = pathlib.Path(workdir).absolute()
-    with _os_errors_named(path):
-        path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / LOCK_FILE, "a+")  # noqa: SIM115 (held until the end of the block)
-    with lock:
-        _lock(lock, path)
+    with _locked(path):
         with _os_errors_named(path):
-            overwriting.finish_moving(path)
+            _refuse_dangling(path)
+            overwriting.finish_moving(_folders(path))
             _settle(path)
             if overwrite and (path / CONFIG_FILE).exists():
                 record.read(path)  # refuses a config.json that is not ours
+                overwriting.forget(_folders(path))  # a run that the one here has replaced
                 overwriting.set_aside(path, _files(path))
         try:
             with _os_errors_named(path):
@@ -84,12 +82,13 @@ def open_workdir(
                 write_atomically(path / CONFIG_FILE, json.dumps(new, indent=2) + "\n")
             yield Workdir(path, resumed)
         finally:
-            _settle(path)
+            with _os_errors_named(path):
+                _settle(path)
 
 
 def forget_overwritten(workdir: str | os.PathLike[str]) -> None:
-    """Deletes the run that a new one in the folder, which now has a checkpoint, replaces."""
-    overwriting.forget(pathlib.Path(workdir))
+    """Deletes the run that a new one replaces, of which a checkpoint now was read."""
+    overwriting.forget(_folders(pathlib.Path(workdir)))
 
 
 def read_config(workdir: str | os.PathLike[str]) -> Config:
@@ -108,8 +107,11 @@ def read_record(workdir: str | os.PathLike[str]) -> dict[str, Any]:
         WorkdirError: There is no run, or its config.json is damaged.
     """
     path = pathlib.Path(workdir).absolute()
-    if not (path / CONFIG_FILE).exists():
-        raise WorkdirError(f"{path} holds no run (no {CONFIG_FILE}); train one there first")
+    with _os_errors_named(path, "name a folder that can be read"):
+        if not (path / CONFIG_FILE).exists():
+            raise WorkdirError(
+                f"{path} holds no run (no {CONFIG_FILE}); train one there first{_waiting(path)}"
+            )
     return record.read(path)
 
 
@@ -124,8 +126,13 @@ def require_checkpoint(workdir: str | os.PathLike[str]) -> None:
     Raises:
         WorkdirError: There is none yet.
     """
-    if not has_checkpoint(workdir):
-        raise WorkdirError(f"{workdir} has no checkpoint yet; train longer first")
+    path = pathlib.Path(workdir).absolute()
+    with _os_errors_named(path, "name a folder that can be read"):
+        _refuse_dangling(path)
+        if not has_checkpoint(path):
+            raise WorkdirError(
+                f"{workdir} has no checkpoint yet; train longer first{_waiting(path)}"
+            )
 
 
 def has_begun(workdir: str | os.PathLike[str]) -> bool:
@@ -139,28 +146,58 @@ def holds_metrics(workdir: str | os.PathLike[str]) -> bool:
 
 
 @contextlib.contextmanager
-def _os_errors_named(path: pathlib.Path) -> Iterator[None]:
+def _os_errors_named(
+    path: pathlib.Path, remedy: str = "give --workdir a folder that can be written"
+) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
         raise WorkdirError(
-            f"cannot use the workdir {path}: {error.strerror or error} ({error.filename}); "
-            "give --workdir a folder that can be written"
+            f"cannot use the workdir {path}: {error.strerror or error}{where}; {remedy}"
         ) from error
 
 
-def _lock(lock: Any, path: pathlib.Path) -> None:
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Makes the folder and holds its lock; says in it who does."""
+    with _os_errors_named(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.seek(0)
-        owner = lock.read().strip() or "another process"
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(lock, 1000).decode(errors="replace").strip() or "another process"
+            raise WorkdirError(
+                f"{path} is in use by {owner}; wait for it or stop it, or give another --workdir"
+            ) from error
+        with _os_errors_named(path):
+            os.truncate(lock, 0)
+            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        os.close(lock)
+
+
+def _waiting(path: pathlib.Path) -> str:
+    """What to know of a run that --overwrite was to replace, if there is one."""
+    if not overwriting.is_set_aside(path):
+        return ""
+    return (
+        "; the run that --overwrite was to replace is still there, and m3po-train with its "
+        "settings and without --overwrite brings it back"
+    )
+
+
+def _refuse_dangling(path: pathlib.Path) -> None:
+    """A link to a disk that is not there must not pass for a run without checkpoints."""
+    folder = path / CHECKPOINT_FOLDER
+    if folder.is_symlink() and not folder.exists():
         raise WorkdirError(
-            f"{path} is in use by {owner}; wait for it or stop it, or give another --workdir"
-        ) from error
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    lock.flush()
+            f"{folder} is a link to {os.readlink(folder)}, which is not there; mount that disk or "
+            "mend the link"
+        )
 
 
 def _record(
@@ -186,7 +223,7 @@ def _record(
 def _checkpoints(path: pathlib.Path) -> list[pathlib.Path]:
     """Returns the folders of checkpoints, unfinished ones included, and nothing else there."""
     folder = path / CHECKPOINT_FOLDER
-    if not folder.is_dir() or folder.is_symlink():
+    if not folder.is_dir():
         return []
     return [
         child
@@ -201,8 +238,13 @@ def _refuse_headless(path: pathlib.Path) -> None:
     for name in [*names, *([CHECKPOINT_FOLDER] if _checkpoints(path) else [])]:
         raise WorkdirError(
             f"{path} holds {name} but no {CONFIG_FILE}, so the run in it cannot be told; "
-            f"put {CONFIG_FILE} back, remove {path / name}, or give another --workdir"
+            f"put {CONFIG_FILE} back, move {path / name} away, or give another --workdir"
         )
+
+
+def _folders(path: pathlib.Path) -> list[pathlib.Path]:
+    """Folders that hold files of the run, the workdir last."""
+    return [path / CHECKPOINT_FOLDER, path / TENSORBOARD_FOLDER, path]
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -216,12 +258,9 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _settle(path: pathlib.Path) -> None:
-    """Decides between a run that was set aside and the one that was to replace it."""
-    if not overwriting.is_set_aside(path):
-        return
-    if has_checkpoint(path):
-        overwriting.forget(path)
+    """Puts a run back that was set aside, unless the one that is to replace it has a checkpoint."""
+    if not overwriting.is_set_aside(path) or has_checkpoint(path):
         return
     for file in _files(path):
-        shutil.rmtree(file) if file.is_dir() else file.unlink()
-    overwriting.put_back(path)
+        shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+    overwriting.put_back(_folders(path))

@@ -1,7 +1,10 @@
-"""A run that is to be overwritten stays until the new one has a checkpoint.
+"""A run that is to be overwritten stays until the new one has a checkpoint that was read.
 
-It waits in a folder of its own inside the workdir. Files are moved by renaming; a kill at any
-moment leaves them in one of the two places, and the next opening puts them right.
+Its files wait in a folder beside where they were, in each folder of the run: a folder of the run
+may lie on another disk. They are moved by renaming; a kill at any moment leaves each in one of the
+two places, and the next opening puts them right.
+
+Functions take the folders of the run that can hold files, the workdir last.
 """
 
 import pathlib
@@ -9,50 +12,42 @@ import shutil
 from collections.abc import Sequence
 
 _ASIDE = ".overwritten"
+# In the workdir while files are moved: what is aside goes back.
 _MOVING = ".overwritten.moving"
 
 
-def set_aside(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> None:
-    """Moves files and folders of the workdir out of the way.
-
-    Args:
-        folder: The workdir, in which nothing is set aside.
-        files: Paths inside it.
-    """
+def set_aside(workdir: pathlib.Path, files: Sequence[pathlib.Path]) -> None:
+    """Moves files and folders out of the way, at least one of them in the workdir itself."""
+    (workdir / _MOVING).touch()
     for path in files:
-        _move(path, folder / _MOVING / path.relative_to(folder))
-    if files:
-        (folder / _MOVING).rename(folder / _ASIDE)
+        (path.parent / _ASIDE).mkdir(exist_ok=True)
+        path.rename(path.parent / _ASIDE / path.name)
+    (workdir / _MOVING).unlink()
 
 
-def is_set_aside(folder: pathlib.Path) -> bool:
+def is_set_aside(workdir: pathlib.Path) -> bool:
     """Whether a run waits in the workdir."""
-    return (folder / _ASIDE).exists()
+    return (workdir / _ASIDE).exists()
 
 
-def finish_moving(folder: pathlib.Path) -> None:
+def finish_moving(folders: Sequence[pathlib.Path]) -> None:
     """Puts back what a kill has left half moved."""
-    if not (folder / _MOVING).exists():
+    if not (folders[-1] / _MOVING).exists():
         return
-    for path in sorted((folder / _MOVING).rglob("*")):
-        place = folder / path.relative_to(folder / _MOVING)
-        # A folder that is there already has lost some of its files.
-        if path.exists() and not place.exists():
-            _move(path, place)
-    shutil.rmtree(folder / _MOVING)
+    for aside in [folder / _ASIDE for folder in folders if (folder / _ASIDE).exists()]:
+        for path in aside.iterdir():
+            path.rename(aside.parent / path.name)
+        aside.rmdir()
+    (folders[-1] / _MOVING).unlink()
 
 
-def put_back(folder: pathlib.Path) -> None:
+def put_back(folders: Sequence[pathlib.Path]) -> None:
     """Moves everything to where it was; those places are free."""
-    (folder / _ASIDE).rename(folder / _MOVING)
-    finish_moving(folder)
+    (folders[-1] / _MOVING).touch()
+    finish_moving(folders)
 
 
-def forget(folder: pathlib.Path) -> None:
+def forget(folders: Sequence[pathlib.Path]) -> None:
     """Deletes what was set aside, if anything."""
-    shutil.rmtree(folder / _ASIDE, ignore_errors=True)
-
-
-def _move(path: pathlib.Path, place: pathlib.Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    path.rename(place)
+    for folder in folders:
+        shutil.rmtree(folder / _ASIDE, ignore_errors=True)

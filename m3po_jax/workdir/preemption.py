@@ -7,10 +7,11 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
+
+from m3po_jax.workdir.streams import say
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, call the same command again.
 PREEMPTED = 75
@@ -42,7 +43,7 @@ class SignalStop:
         if not self._asked:
             leave(f"{name}: stopping before the first step; nothing is lost")
         self._requested.set()
-        _say(f"{name}: finishing this iteration and saving (a second signal stops at once)")
+        say(f"{name}: finishing this iteration and saving (a second signal stops at once)")
 
 
 @contextlib.contextmanager
@@ -88,12 +89,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         reader.close()
 
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
-        print(text, file=sys.stderr, flush=True)
-
-
 def leave(text: str) -> NoReturn:
     """Prints the text to stderr and ends the process at once with the code `PREEMPTED`."""
-    _say(text)
+    say(text)
     os._exit(PREEMPTED)

@@ -15,11 +15,13 @@ import rich.progress_bar
 import rich.table
 import rich.text
 
+from m3po_jax.workdir import streams
 from m3po_jax.workdir.metrics import STEP
 
 _RETURN = "rollout/episode_return/"
 _BONUS = "exploration/bonus"
 _BARS = "▁▂▃▄▅▆▇█"
+_ASCII_BARS = "_.-~=+*#"
 _SPARK_WIDTH = 24
 _MAX_TASK_LINES = 12
 _SPEED_WINDOW_S = 60.0
@@ -47,8 +49,8 @@ class History:
             self._points = [(a + b) / 2.0 for a, b in pairs]
             self._stride *= 2
 
-    def sparkline(self) -> str:
-        """The curve from its lowest to its highest point as a line of bars."""
+    def sparkline(self, bars: str = _BARS) -> str:
+        """The curve from its lowest to its highest point as a line of bars, the lowest first."""
         shown = self._points
         if len(shown) > self._width:
             pairs = (shown[i : i + 2] for i in range(0, len(shown), 2))
@@ -56,23 +58,22 @@ class History:
         if not shown:
             return ""
         low, high = min(shown), max(shown)
-        scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-        return "".join(_BARS[round((x - low) * scale)] for x in shown)
+        scale = (len(bars) - 1) / (high - low) if high > low else 0.0
+        return "".join(bars[round((x - low) * scale)] for x in shown)
 
 
 class _Console(rich.console.Console):
     def on_broken_pipe(self) -> None:
-        """Gives up the output, as when it is piped to `head`; the default ends the process."""
-        self.quiet = True
-        if self.file is sys.stdout:  # or Python would stumble over it when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        """Leaves it to `Progress`, as when it is piped to `head`; the default ends the process."""
+        raise
 
 
 class Progress:
     """Says how far a run is, from rows of metrics.csv alone.
 
-    It computes nothing on the device and waits for nothing. An output that fails, as a closed
-    terminal does, is given up in silence: it is no reason to end a run. The speed is that of the
+    It computes nothing on the device and waits for nothing. An output that fails is no reason to
+    end a run: it is given up, in silence where there is nobody to tell, as at a closed terminal or
+    on a full disk. The speed is that of the
     last minute, because steps before the first update cost less.
     """
 
@@ -155,12 +156,13 @@ class Progress:
             return
         try:
             show()
-        except OSError:
+        except Exception as error:  # whatever a terminal or an encoding can be the cause of
             self._silent = True
-        except ValueError:
-            if not self._console.file.closed:
-                raise
-            self._silent = True
+            if not isinstance(error, OSError) and not self._console.file.closed:
+                kind = type(error).__name__
+                streams.say(f"the display ends here ({kind}: {error}); the run goes on")
+            if self._console.file is sys.stdout:
+                streams.discard(sys.stdout)
 
     def _show(self, now: float, env_steps: int, row: Mapping[str, float]) -> None:
         facts = [*self._speed(now, env_steps), *self._state(row)]
@@ -204,9 +206,10 @@ class Progress:
             f"[bold]{share:.0%}[/bold] {env_steps:,}/{self._total:,} env steps",
         )
         tasks = rich.table.Table.grid(padding=(0, 2))
+        bars = _BARS if self._console.encoding.startswith("utf") else _ASCII_BARS
         room = max(1, min(_MAX_TASK_LINES, self._console.height - 6))
         for name, value in list(self._returns.items())[:room]:
-            line = self._histories[name].sparkline() if name in self._histories else ""
+            line = self._histories[name].sparkline(bars) if name in self._histories else ""
             tasks.add_row(
                 rich.text.Text(f"  {name}"),
                 rich.text.Text(_score(value), justify="right"),

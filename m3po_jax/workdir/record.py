@@ -21,8 +21,6 @@ CONFIG_FILE = "config.json"
 # In config.json of a run that starts from another.
 ORIGIN = "origin"
 
-# Settings of `train` that came later, as runs of before behaved.
-_BEFORE = {"fsdp_devices": 1, "task_placement": "replicated", "final_learning_rate_scale": 1.0}
 # What a resumed run may change: how long it goes on and how often it reports. The first may only
 # grow; the schedules of bonus and step sizes then stretch to the new end.
 CHANGEABLE = (
@@ -130,11 +128,8 @@ def config_of(path: pathlib.Path, record: dict[str, Any]) -> Config:
     Raises:
         WorkdirError: It is of a version with other settings.
     """
-    settings = dict(record["config"])
-    if isinstance(settings.get("train"), dict):
-        settings["train"] = {**_BEFORE, **settings["train"]}
     try:
-        return from_config_dict(settings)
+        return from_config_dict(record["config"])
     except ConfigError as error:
         writer = _release(record["versions"]["m3po_jax"], record.get("commit"))
         raise WorkdirError(

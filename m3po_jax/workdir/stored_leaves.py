@@ -70,16 +70,30 @@ def checksums(state: Any, meta: Mapping[str, Any]) -> dict[str, int]:
     That of a leaf is the sum of its words, each times its odd weight `2 i + 1`, modulo 2^32: it
     changes with any one bit, and processes that hold parts of a leaf can add theirs up.
     """
-    sums = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        sums[f"state/{_name(path)}"] = _sum_here(leaf)
+    sums = checksums_here(state)
     total = np.fromiter(sums.values(), np.uint32, len(sums))
     if jax.process_count() > 1:
         total = np.sum(multihost_utils.process_allgather(total), axis=0, dtype=np.uint32)
     checked = {name: int(value) for name, value in zip(sums, total, strict=True)}
-    return {"meta": zlib.crc32(json.dumps(dict(meta), sort_keys=True).encode()), **checked}
+    return {"meta": meta_checksum(meta), **checked}
+
+
+def meta_checksum(meta: Mapping[str, Any], *, without: str = "") -> int:
+    """Returns a checksum of the meta, one of its keys left out."""
+    kept = {key: value for key, value in meta.items() if key != without}
+    return zlib.crc32(json.dumps(kept, sort_keys=True).encode())
+
+
+def checksums_here(state: Any) -> dict[str, int]:
+    """Returns what the parts of each leaf that lie here add to its checksum; skips `...`."""
+    sums = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if leaf is ...:
+            continue
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        sums[f"state/{_name(path)}"] = _sum_here(leaf)
+    return sums
 
 
 def _sum_here(leaf: Any) -> int:

@@ -20,6 +20,7 @@ FAST = {
     "dmc/PendulumSwingup",
     "brax/inverted_pendulum",
     "brax/fast",
+    "metaworld/reach-v3",
 }
 # Their libraries draw nothing at a reset.
 FIXED_START = {
@@ -142,8 +143,11 @@ def test_resets_come_from_the_pool_and_differ(run):
     for t, i in zip(*np.nonzero(ended), strict=True):
         assert np.any(np.all(after[t, i] == starts, axis=-1))
     everything = np.concatenate([starts, first])
-    distinct = 1 if name in FIXED_START else 2 * NUM_ENVS
-    assert len(np.unique(everything, axis=0)) == distinct
+    distinct = len(np.unique(everything, axis=0))
+    if name.startswith("metaworld/"):  # each is one of fifty
+        assert distinct > NUM_ENVS
+    else:
+        assert distinct == (1 if name in FIXED_START else 2 * NUM_ENVS)
 
 
 BRAX = [name for name in registry.task_names() if name.startswith("brax/")]

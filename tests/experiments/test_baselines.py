@@ -47,7 +47,7 @@ def small(name, **overrides):
         world_model=dict(batch_size=12),
         planner=dict(num_samples=8, num_policy_samples=2, num_elites=4, horizon=2, iterations=1),
         replay=dict(capacity=480),
-        train=dict(total_env_steps=4800, random_env_steps=96 * cfg.train.eval_policy.count("pla")),
+        train=dict(total_env_steps=4800, warmup_env_steps=96 * cfg.train.eval_policy.count("pla")),
     )
     for part, values in sizes.items():
         cfg[part].update(values)
@@ -188,7 +188,7 @@ def test_with_a_model_it_must_be_trained():
 
 def test_settings_of_the_model_do_not_bind_an_agent_without_one():
     cfg = get_config("ppo", TASKS)
-    cfg.env.unroll_length, cfg.env.num_envs, cfg.train.random_env_steps = 2, 8, 0
+    cfg.env.unroll_length, cfg.env.num_envs, cfg.train.warmup_env_steps = 2, 8, 0
     cfg.replay.capacity = 1
     validate(from_config_dict(cfg))
 

@@ -321,7 +321,7 @@ def test_the_embedding_keeps_its_size_whatever_the_number_of_tasks():
 def test_frozen_parts_stay_as_they_are():
     frozen = ("encoder", "dynamics", "policy")
     experiment = experiment_of(
-        OLD_TASKS, frozen=frozen, random_env_steps=48, total_env_steps=960,
+        OLD_TASKS, frozen=frozen, warmup_env_steps=48, total_env_steps=960,
         updates_per_transition=0.25,
     )  # fmt: skip
     validate(experiment.config)

@@ -27,7 +27,7 @@ def test_a_task_trains_and_is_evaluated_without_nan(name, tmp_path):
     cfg.env.num_envs = NUM_ENVS
     cfg.env.unroll_length = STEPS
     cfg.replay.capacity = 4 * NUM_ENVS * STEPS
-    cfg.train.random_env_steps = NUM_ENVS * STEPS
+    cfg.train.warmup_env_steps = NUM_ENVS * STEPS
     cfg.train.total_env_steps = 2 * NUM_ENVS * STEPS
     cfg.train.eval_every = cfg.train.checkpoint_every = cfg.train.total_env_steps
     cfg.train.log_every = 1

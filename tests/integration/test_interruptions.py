@@ -181,7 +181,7 @@ SMALL = (
     "--config.policy.minibatches=1",
     "--config.critic.minibatches=1",
     "--config.train.total_env_steps=240",
-    "--config.train.random_env_steps=24",
+    "--config.train.warmup_env_steps=24",
     "--config.train.eval_every=80",
     "--config.train.checkpoint_every=40",
 )
@@ -286,7 +286,7 @@ def test_lost_checkpoints_are_no_new_start(environment, whole, tmp_path):
     code, _, err = finish(train(environment, folder))
     assert code == command_line.USER_ERROR
     assert err.count("error: ") == 1 and "Traceback" not in err
-    assert "no checkpoint" in err and "--overwrite" in err
+    assert "no checkpoint" in err and "another --workdir" in err
     assert (folder / "metrics.csv").read_bytes() == before
 
 

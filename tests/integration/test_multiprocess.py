@@ -174,7 +174,7 @@ def test_a_simulator_on_two_devices_by_task(tmp_path, cache):
     flags = [
         *(f"--config.tasks={name}" for name in tasks),
         "--config.train.task_placement=by_task",
-        "--config.train.random_env_steps=64",
+        "--config.train.warmup_env_steps=64",
         "--config.train.total_env_steps=256",
     ]
     code, out, err = finish(start(tmp_path, *flags, devices=2, cache=cache))

@@ -16,7 +16,7 @@ def test_two_goals_are_reached_to_within_5_percent_of_the_optimum():
     cfg = toy.get_config()
     cfg.tasks = TASKS
     cfg.train.total_env_steps = 10_000
-    cfg.train.random_env_steps = 1_000
+    cfg.train.warmup_env_steps = 1_000
     config = from_config_dict(cfg)
     validate(config)
     experiment = make_experiment(config)

@@ -85,5 +85,13 @@ def test_success_at_the_last_step_counts_and_a_start_is_no_step(evaluated):
     assert tasks[f"{__name__}:Never"]["success_rate"] == 0.0
 
 
+def test_success_in_the_last_step_is_told_apart(evaluated):
+    result, _ = evaluated
+    rates = {name: task["success_rate_last"] for name, task in result["tasks"].items()}
+    # Met in the first of four steps, in the last of nine, never; and no goal.
+    assert list(rates.values()) == [0.0, 1.0, 0.0, None]
+    assert result["success_mean_last"] == pytest.approx(1.0 / 3.0)
+
+
 def test_a_task_without_a_goal_has_no_success(evaluated):
     assert evaluated[0]["tasks"]["toy/PointReachA"]["success_rate"] is None

@@ -25,7 +25,7 @@ SMALL = config_lib.Config(
     policy=config_lib.PolicyConfig(imagined_horizon=2),
     replay=config_lib.ReplayConfig(capacity=480),
     train=config_lib.TrainConfig(
-        total_env_steps=4800, random_env_steps=96, updates_per_transition=0.25
+        total_env_steps=4800, warmup_env_steps=96, updates_per_transition=0.25
     ),
 )
 # 3 tasks x 2 environments x 4 steps.

@@ -148,16 +148,13 @@ def test_numbers_are_those_of_the_evaluations(report):
 def test_success_is_shown_where_a_task_defines_it(report):
     _, page, made = report
     table = page.table("Last evaluation during training")
-    rates = [
-        json.loads((path / "eval.jsonl").read_text().splitlines()[-1])["tasks"]["brax/swimmer"][
-            "success_rate"
-        ]
-        for path in made
-    ]
-    (row,) = (name for name in table if "met the goal" in name)
-    assert row.startswith("brax/swimmer,")
-    assert table[row][0].startswith(f"{np.mean(rates[:3]):.2f} [")
-    assert table[row][1] == f"{rates[3]:.2f}"
+    last = [json.loads((path / "eval.jsonl").read_text().splitlines()[-1]) for path in made]
+    for rate, words in (("success_rate", "met the goal"), ("success_rate_last", "the last step")):
+        rates = [record["tasks"]["brax/swimmer"][rate] for record in last]
+        (row,) = (name for name in table if words in name)
+        assert row.startswith("brax/swimmer,")
+        assert table[row][0].startswith(f"{np.mean(rates[:3]):.2f} [")
+        assert table[row][1] == f"{rates[3]:.2f}"
 
 
 def test_policies_are_compared_at_their_newest_evaluation(report):

@@ -35,7 +35,7 @@ CONFIG = config_lib.Config(
     replay=config_lib.ReplayConfig(capacity=1600),
     # One update in each iteration but the first, which is random.
     train=config_lib.TrainConfig(
-        total_env_steps=12_800, random_env_steps=128, updates_per_transition=1 / 64
+        total_env_steps=12_800, warmup_env_steps=128, updates_per_transition=1 / 64
     ),
 )
 
@@ -80,7 +80,7 @@ def main(out: str, num_devices: int, iterations: int, process: list[str], flags:
         CONFIG.train,
         num_devices=num_devices,
         fsdp_devices=2 if "--fsdp" in flags else 1,
-        task_placement="by_task" if "--by_task" in flags else "replicated",
+        task_placement="by_task" if "--by_task" in flags else "sharded",
     )
     experiment = make_experiment(dataclasses.replace(CONFIG, train=train))
     state = sharding.shard_init(experiment.mesh, experiment.parts)(jax.random.key(3))

@@ -87,14 +87,18 @@ def test_the_table_lists_tasks_and_their_scores_together():
 
 def test_the_table_has_a_column_for_success_where_a_task_defines_it():
     task = {"return_mean": 8.0, "return_std": 1.0, "length_mean": 9.0, "episodes": 4}
-    goal = {**task, "success_rate": 0.25, "normalized": 0.5}
+    goal = {**task, "success_rate": 0.25, "success_rate_last": 0.125, "normalized": 0.5}
     plain = {**task, "success_rate": None, "normalized": 0.5}
     assert scores.evaluation_table({"tasks": {"a": goal, "b": plain}}).splitlines()[:4] == [
-        "task                return  std  length  episodes  success  normalized",
-        "a                      8.0  1.0     9.0         4    0.250       0.500",
-        "b                      8.0  1.0     9.0         4        -       0.500",
-        "mean                                                 0.250       0.500",
+        "task                return  std  length  episodes  success  at the end  normalized",
+        "a                      8.0  1.0     9.0         4    0.250       0.125       0.500",
+        "b                      8.0  1.0     9.0         4        -           -       0.500",
+        "mean                                                 0.250       0.125       0.500",
     ]
+    # Runs of earlier versions know one rule.
+    del goal["success_rate_last"]
+    header = scores.evaluation_table({"tasks": {"a": goal, "b": plain}}).splitlines()[0]
+    assert "success" in header and "at the end" not in header
     assert "success" not in scores.evaluation_table({"tasks": {"b": plain}})
 
 

@@ -1,62 +1,27 @@
-import contextlib
 import json
-import os
-import pathlib
 import random
 import shutil
 import subprocess
 import time
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from m3po_jax.workdir import stored_leaves
 from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.workdir.metrics import MetricsError, MetricsWriter
-
-
-@flax.struct.dataclass
-class State:
-    key: jax.Array
-    keys: jax.Array
-    params: dict
-    opt: optax.OptState
-    counter: jax.Array
-    env: tuple
-
-
-def make_state(seed=0):
-    key = jax.random.key(seed)
-    params = {
-        "encoder": {"w": jax.random.normal(key, (3, 2)), "b": jnp.zeros(2)},
-        "head": {"w": jnp.ones((2, 1), jnp.float32)},
-    }
-    fast = optax.chain(optax.clip(1.0), optax.adam(1.0))
-    optimizer = optax.multi_transform(
-        {"slow": optax.adam(1e-4), "fast": fast}, {"encoder": "slow", "head": "fast"}
-    )
-    return State(
-        key=key,
-        keys=jax.random.split(key, 4),
-        params=params,
-        opt=optimizer.init(params),
-        counter=jnp.asarray(7, jnp.int32),
-        env=(None, (), {"done": jnp.array([True, False])}),
-    )
-
-
-def assert_bit_equal(first, second):
-    assert jax.tree.structure(first) == jax.tree.structure(second)
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        assert a.dtype == b.dtype
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        assert a.weak_type == b.weak_type
-        np.testing.assert_array_equal(a, b)
+from tests.workdir.saved_states import (
+    assert_bit_equal,
+    damage,
+    data_file,
+    files_of,
+    fill,
+    flip_bit,
+    make_state,
+    small_disk,
+)
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -154,14 +119,6 @@ def test_another_state_is_refused_by_name(tmp_path, target, words):
     assert all(word in text for word in words), text
 
 
-def damage(folder: pathlib.Path) -> None:
-    """Truncates every data file of a checkpoint."""
-    files = [file for file in folder.rglob("*") if file.is_file() and file.parent.name == "d"]
-    assert files
-    for file in files:
-        file.write_bytes(file.read_bytes()[:20])
-
-
 def test_a_damaged_checkpoint_is_refused_and_the_older_one_needs_the_users_word(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(10, {"x": jnp.full(300, 10)}, {})
@@ -172,8 +129,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_needs_the_users_word(
     with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError) as caught:
         checkpointer.restore_latest(target)
     assert str(newest) in str(caught.value)
-    assert "remove that folder to go on from checkpoint 10" in str(caught.value)
-    shutil.rmtree(newest)
+    advice = str(caught.value).partition("to go on from checkpoint 10: ")[2]
+    subprocess.run(advice, shell=True, check=True)  # the user follows the advice
     with Checkpointer(tmp_path) as checkpointer:
         restored, _ = checkpointer.restore_latest(target)
     np.testing.assert_array_equal(restored["x"], 10)
@@ -184,7 +141,7 @@ def test_a_checkpoint_that_lost_a_part_never_restarts_in_silence(tmp_path, name)
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(10, {"x": jnp.ones(3)}, {"n": 1})
     shutil.rmtree(tmp_path / "checkpoints" / "10" / name)
-    match = r"checkpoints/10.*--overwrite"
+    match = r"checkpoints/10.*another --workdir"
     with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError, match=match):
         checkpointer.restore_latest({"x": jnp.ones(3)})
 
@@ -224,16 +181,6 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
         Checkpointer(tmp_path)
 
 
-def files_of(folder):
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file.stat().st_size)
-
-
-def flip_bit(file, number):
-    data = bytearray(file.read_bytes())
-    data[number // 8 % len(data)] ^= 1 << number % 8
-    file.write_bytes(data)
-
-
 def delete(file, _):
     file.unlink()
 
@@ -269,7 +216,7 @@ def test_any_damage_is_refused_or_harmless(whole_checkpoint, tmp_path, harm):
                 restored = checkpointer.restore_latest(jax.eval_shape(lambda: state))
             except CheckpointError as error:
                 assert str(copy / "checkpoints" / "10") in str(error)
-                assert "--overwrite" in str(error)
+                assert "another --workdir" in str(error)
                 refused += 1
                 continue
             if restored is None:  # not seen as a checkpoint; the run's metrics give it away
@@ -277,11 +224,6 @@ def test_any_damage_is_refused_or_harmless(whole_checkpoint, tmp_path, harm):
         assert_bit_equal(restored[0], state)
         assert restored[1] == {"env_steps": 1234567}
     assert refused >= 2
-
-
-def data_file(folder):
-    """The largest file: it holds the numbers of x."""
-    return max(files_of(folder / "checkpoints" / "10" / "state"), key=lambda f: f.stat().st_size)
 
 
 def test_every_flipped_bit_of_the_numbers_is_noticed(whole_checkpoint, tmp_path):
@@ -327,18 +269,6 @@ def test_a_changed_meta_is_noticed(tmp_path):
         checkpointer.restore_latest({"a": jnp.ones(3)})
 
 
-@contextlib.contextmanager
-def small_disk(folder, size):
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root can mount a small tmpfs")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_leaves_the_older_checkpoint_and_room_mends_it(tmp_path):
     old, new = ({"x": jnp.arange(9.0) + start} for start in (0.0, 1.0))
     with small_disk(tmp_path / "disk", "2m") as disk:
@@ -364,13 +294,6 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_room_mends_it(tmp_path):
             checkpointer.save(20, new, {})
             restored, _ = checkpointer.restore_latest(old)
             assert_bit_equal(restored, new)
-
-
-def fill(file):
-    """Writes until the disk is full."""
-    with contextlib.suppress(OSError), open(file, "wb", buffering=0) as out:
-        while out.write(b"x" * 512):
-            pass
 
 
 def test_empty_arrays_come_back(tmp_path):

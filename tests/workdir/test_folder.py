@@ -1,43 +1,19 @@
-import contextlib
 import dataclasses
 import json
-import pathlib
 import re
 
 import pytest
 
 import m3po_jax
-from m3po_jax.config import Config, TrainConfig
+from m3po_jax.config import TrainConfig
 from m3po_jax.workdir import folder, record
 from m3po_jax.workdir.folder import open_workdir, read_config
 from m3po_jax.workdir.record import WorkdirError
-
-CONFIG = Config(tasks=("toy/PointReachA", "toy/PointReachB"))
+from tests.workdir.begun_runs import CONFIG, begin, fill, start
 
 
 def with_train(**changes):
     return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
-
-
-def start(path, config=CONFIG, **flags):
-    with open_workdir(path, config, **flags) as opened:
-        return opened
-
-
-def begin(path, config=CONFIG, **flags):
-    """Opens a folder and leaves what a run leaves first."""
-    with open_workdir(path, config, **flags) as opened:
-        (path / "checkpoints" / "0").mkdir(parents=True)
-    return opened
-
-
-def fill(path):
-    """Leaves what a run leaves."""
-    (path / "metrics.csv").write_text("env_steps\n1\n")
-    (path / "eval.jsonl").write_text('{"env_steps": 1}\n')
-    (path / "checkpoints" / "64" / "state").mkdir(parents=True)
-    (path / "checkpoints" / "64" / "state" / "data").write_text("x")
-    (path / "checkpoints" / "128.orbax-checkpoint-tmp").mkdir()
 
 
 def test_a_new_run_writes_config_versions_and_commit(tmp_path):
@@ -60,18 +36,6 @@ def test_the_same_config_resumes(tmp_path):
     assert start(tmp_path).resumed
     assert (tmp_path / "config.json").read_bytes() == before
     assert (tmp_path / "metrics.csv").exists()
-
-
-def test_settings_that_an_older_run_lacks_are_those_that_it_had(tmp_path):
-    start(tmp_path)
-    path = tmp_path / "config.json"
-    written = json.loads(path.read_text())
-    later = ("fsdp_devices", "task_placement", "final_learning_rate_scale")
-    for name in later:
-        del written["config"]["train"][name]
-    path.write_text(json.dumps(written))
-    had = {"fsdp_devices": 1, "task_placement": "replicated", "final_learning_rate_scale": 1.0}
-    assert set(had) == set(later) and read_config(tmp_path) == with_train(**had)
 
 
 def test_more_steps_and_another_cadence_may_resume_and_are_noted(tmp_path):
@@ -114,7 +78,7 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["random_env_steps", "updates_per_transition"])
+@pytest.mark.parametrize("name", ["warmup_env_steps", "updates_per_transition"])
 def test_what_defines_the_learning_is_refused(tmp_path, name):
     begin(tmp_path)
     with pytest.raises(WorkdirError, match=f"train.{name}"):
@@ -125,7 +89,7 @@ def test_only_budget_and_reporting_may_change():
     changeable = {key.removeprefix("train.") for key in record.CHANGEABLE}
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     assert names - changeable == {
-        "random_env_steps",
+        "warmup_env_steps",
         "updates_per_transition",
         "final_learning_rate_scale",
         "frozen",
@@ -145,71 +109,6 @@ def test_a_run_cannot_shrink(tmp_path):
     begin(tmp_path)
     with pytest.raises(WorkdirError, match=r"train.total_env_steps: 120000 there, 100000"):
         start(tmp_path, with_train(total_env_steps=100_000))
-
-
-def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
-    start(tmp_path)
-    fill(tmp_path)
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "checkpoints" / "keep").mkdir()
-    other = dataclasses.replace(CONFIG, seed=7)
-    assert not begin(tmp_path, other, overwrite=True).resumed
-    (tmp_path / "checkpoints" / "0").rmdir()
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
-    assert left == {".lock", "config.json", "notes.txt", "checkpoints", "checkpoints/keep"}
-    assert read_config(tmp_path).seed == 7
-
-
-def everything(path):
-    files = (file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
-
-
-def test_a_start_that_fails_leaves_the_run_that_it_was_to_overwrite(tmp_path):
-    begin(tmp_path)
-    fill(tmp_path)
-    (tmp_path / "tensorboard").mkdir()
-    (tmp_path / "tensorboard" / "events.out.tfevents.1").write_text("x")
-    before = everything(tmp_path)
-    other = dataclasses.replace(CONFIG, seed=7)
-    with pytest.raises(ZeroDivisionError), open_workdir(tmp_path, other, overwrite=True):
-        assert read_config(tmp_path).seed == 7 and not folder.has_begun(tmp_path)
-        (tmp_path / "eval.jsonl").write_text('{"env_steps": 0}\n')
-        raise ZeroDivisionError
-    assert everything(tmp_path) == before
-    assert start(tmp_path).resumed
-
-
-def test_what_is_overwritten_goes_when_the_new_run_is_saved(tmp_path):
-    begin(tmp_path)
-    fill(tmp_path)
-    with open_workdir(tmp_path, dataclasses.replace(CONFIG, seed=7), overwrite=True):
-        (tmp_path / "checkpoints" / "0").mkdir(parents=True)
-        folder.forget_overwritten(tmp_path)
-        assert set(everything(tmp_path)) == {"config.json"}
-
-
-@pytest.mark.parametrize("moves", range(6))
-def test_a_kill_while_a_run_is_set_aside_or_put_back_loses_nothing(tmp_path, moves, monkeypatch):
-    begin(tmp_path)
-    fill(tmp_path)
-    before = everything(tmp_path)
-    rename, done = pathlib.Path.rename, []
-
-    def killed(self, place):
-        if len(done) == moves:
-            raise KeyboardInterrupt
-        done.append(self)
-        return rename(self, place)
-
-    for overwrite in (True, False):  # killed as it is set aside, then as it is put back
-        monkeypatch.setattr(pathlib.Path, "rename", killed)
-        done.clear()
-        with contextlib.suppress(KeyboardInterrupt, WorkdirError):
-            start(tmp_path, dataclasses.replace(CONFIG, seed=7), overwrite=overwrite)
-        monkeypatch.setattr(pathlib.Path, "rename", rename)
-    assert start(tmp_path).resumed
-    assert everything(tmp_path) == before
 
 
 def test_overwrite_starts_in_an_empty_folder_too(tmp_path):
@@ -246,14 +145,25 @@ def test_a_config_file_that_is_not_ours_is_kept_and_refused(tmp_path, text, mess
     assert (tmp_path / "metrics.csv").read_text() == "theirs"
 
 
-def test_a_config_of_another_version_says_which(tmp_path):
+@pytest.mark.parametrize(
+    ("group", "now", "then"),
+    [
+        ("train", "warmup_env_steps", "random_env_steps"),
+        ("world_model", "tau", "target_decay"),
+        ("planner", "horizon", None),
+    ],
+)
+def test_a_config_of_another_version_says_which(tmp_path, group, now, then):
+    """A setting that was named otherwise there, or was not there."""
     begin(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
-    del written["config"]["planner"]["horizon"]
+    value = written["config"][group].pop(now)
+    if then:
+        written["config"][group][then] = value
     written["versions"]["m3po_jax"] = "0.0.1"
     written["commit"] = "abc123"
     (tmp_path / "config.json").write_text(json.dumps(written))
-    words = r"written by m3po_jax 0\.0\.1 of commit abc123, .*planner\.horizon"
+    words = rf"written by m3po_jax 0\.0\.1 of commit abc123, .*{group}\.{then or now}"
     with pytest.raises(WorkdirError, match=words):
         start(tmp_path)
     with pytest.raises(WorkdirError, match=r"written by m3po_jax 0\.0\.1"):

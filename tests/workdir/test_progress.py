@@ -201,3 +201,39 @@ def test_memory_is_that_of_this_process():
 )
 def test_durations(seconds, text):
     assert progress._duration(seconds) == text
+
+
+class Latin(io.TextIOWrapper):
+    """A terminal's stream in an encoding without bars."""
+
+    def __init__(self):
+        super().__init__(io.BytesIO(), encoding="latin-1", write_through=True)
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_of_another_encoding_ends_no_run(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream, clock = Latin(), Clock()
+    with make(1_000, stream, clock=clock) as shown:
+        for step in range(100, 1_001, 100):
+            clock.now += 1.0
+            shown.update(row(step, {"dmc/A": step / 10.0}))
+    text = stream.buffer.getvalue().decode("latin-1")
+    assert re.search(r"dmc/A  100\.0  \S*_\.--~=\+\+\*#", text) and "1,000/1,000" in text
+    with make(100, stream) as shown:
+        shown.say("▁")
+        shown.update(row(100, {"a": 1.0}))
+    assert "the display ends here (UnicodeEncodeError" in capsys.readouterr().err
+
+
+def test_whatever_a_display_does_ends_no_run(capsys):
+    def fails():
+        raise ZeroDivisionError("no statistics")
+
+    with Progress(100, stream=io.StringIO(), memory=fails) as shown:
+        shown.update(row(50, {"a": 1.0}))
+        shown.update(row(100, {"a": 1.0}))
+    text = "the display ends here (ZeroDivisionError: no statistics); the run goes on\n"
+    assert capsys.readouterr().err == text

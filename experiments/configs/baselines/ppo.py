@@ -36,7 +36,7 @@ def get_config(tasks: str = "") -> ml_collections.ConfigDict:
     # The best of experiments/results/ppo_sweep.csv at 120,000 env steps, mean of two seeds.
     config.policy.learning_rate = 3e-4
     config.policy.entropy_scale = 1e-4
-    config.train.random_env_steps = 0
+    config.train.warmup_env_steps = 0
     config.train.updates_per_transition = 0.0
     config.train.final_learning_rate_scale = 1.0
     config.train.eval_policy = "prior"

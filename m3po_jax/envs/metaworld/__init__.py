@@ -1,0 +1,1 @@
+"""Meta-World's tasks: physics in C MuJoCo on the host; observation, reward and success in JAX."""
