@@ -65,7 +65,7 @@ def small_config(iterations: int) -> Config:
 def measure(config: Config, iterations: int) -> Iterator[dict[str, float]]:
     """Runs the iterations and yields a row of measurements `_ROWS` times."""
     experiment = make_experiment(config)
-    step: Any = jax.jit(make_train_step(experiment.parts), donate_argnums=0)
+    step: Any = jax.jit(make_train_step(experiment), donate_argnums=0)
     state = jax.jit(experiment.init)(jax.random.key(config.seed))
     every = max(iterations // _ROWS, 1)
     began = time.monotonic()

@@ -32,7 +32,7 @@ def _experiment(num_tasks: int = 1, **sizes: int) -> Any:
     from m3po_jax.config_validation import validate
     from m3po_jax.envs import task, toy
     from m3po_jax.envs.multitask import MultiTaskEnv
-    from m3po_jax.learning import state
+    from m3po_jax.learning.optimizers import make_optimizers
     from m3po_jax.networks.factory import make_networks
     from m3po_jax.training import sharding
     from m3po_jax.training.experiment import Experiment
@@ -62,8 +62,8 @@ def _experiment(num_tasks: int = 1, **sizes: int) -> Any:
     ]
     env = MultiTaskEnv(tasks)
     networks = make_networks(env.specs, env.action_mask, env.observation_size, config.network)
-    optimizers = state.make_optimizers(config, iterations=1, transitions=1)
-    return Experiment(config, env, networks, optimizers, sharding.choose_devices(config))
+    optimizers = make_optimizers(config, iterations=1, transitions=1)
+    return Experiment(env, networks, optimizers, config, sharding.choose_devices(config))
 
 
 def _seconds(experiment: Any, names: Sequence[str]) -> dict[str, float]:

@@ -47,8 +47,8 @@ def measure(placement: str, num_devices: int, tasks: tuple[str, ...]) -> dict[st
     validate(config)
     experiment = make_experiment(config)
     mesh, env = experiment.mesh, experiment.env
-    state = sharding.shard_init(mesh, experiment.parts)(jax.random.key(0))
-    collect = jax.jit(sharding.shard_collect(mesh, experiment.parts))
+    state = sharding.shard_init(mesh, experiment)(jax.random.key(0))
+    collect = jax.jit(sharding.shard_collect(mesh, experiment))
     traced = collect.trace(state)
     cost = cost_of(traced.jaxpr.jaxpr, trips=1.0)
     emulated = jax.default_backend() == "cpu"
@@ -57,7 +57,7 @@ def measure(placement: str, num_devices: int, tasks: tuple[str, ...]) -> dict[st
     unrolls = [
         _timed(clock, lambda: jax.block_until_ready(compiled(state)))[1] for _ in range(NUM_UNROLLS)
     ]
-    placed = sharding.choose_placement(mesh, env, config)
+    placed = sharding.choose_placement(mesh, experiment)
     costs = step_costs(env)
     loads = [sum(costs[k] for k in group) for group in placed or [range(len(costs))]]
     return {

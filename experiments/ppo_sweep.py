@@ -22,7 +22,8 @@ from experiments.configs.baselines import ppo
 from m3po_jax.config import Config, from_config_dict
 from m3po_jax.config_validation import validate
 from m3po_jax.learning.episodes import evaluate
-from m3po_jax.learning.state import AgentState, TrainState, make_optimizers
+from m3po_jax.learning.optimizers import make_optimizers
+from m3po_jax.learning.state import AgentState, TrainState
 from m3po_jax.learning.train_step import make_train_step
 from m3po_jax.training.experiment import Experiment, make_experiment
 
@@ -85,16 +86,14 @@ def run_group(group: Group, env_steps: tuple[int, ...]) -> Iterator[dict[str, An
         cfg = with_rates(config, learning_rate, entropy_scale)
         # PPO's step sizes are constant: the length of the run does not matter.
         optimizers = make_optimizers(cfg, iterations=1, transitions=1)
-        parts = experiment.parts._replace(optimizers=optimizers, cfg=cfg)
+        parts = dataclasses.replace(experiment, optimizers=optimizers, config=cfg)
         return make_train_step(parts)(state)[0]
 
     def play(agent: AgentState) -> jax.Array:
         return evaluate(
             agent,
             jax.random.key(0),
-            env=experiment.env.resized(EPISODES),
-            networks=experiment.networks,
-            cfg=config,
+            parts=dataclasses.replace(experiment, env=experiment.env.resized(EPISODES)),
             policy="prior",
         ).returns
 

@@ -130,7 +130,7 @@ def describe(num_devices: int, fsdp: int, size: str) -> dict[str, float | int | 
     from m3po_jax.training import sharding
 
     shapes = experiment.state_shapes()
-    traced = sharding.shard_train_step(experiment.mesh, experiment.parts).trace(shapes)
+    traced = sharding.shard_train_step(experiment.mesh, experiment).trace(shapes)
     cost = cost_of(traced.jaxpr.jaxpr, trips=float(UPDATES))
     begin = time.monotonic()
     compiled = traced.lower().compile()
@@ -200,7 +200,7 @@ def _measure(experiment: Any, step: Any) -> float:
 
     from m3po_jax.training import sharding
 
-    state = sharding.shard_init(experiment.mesh, experiment.parts)(jax.random.key(0))
+    state = sharding.shard_init(experiment.mesh, experiment)(jax.random.key(0))
     seconds = []
     for _ in range(16):
         begin = time.monotonic()

@@ -13,6 +13,8 @@ from experiments.configs.baselines import m3po, ppo, tdmpc2
 from experiments.peers import sizes, turns
 from m3po_jax.config import Config, from_config_dict
 from m3po_jax.learning import replay_updates, rollout, state
+from m3po_jax.learning.optimizers import make_optimizers
+from m3po_jax.learning.parts import Parts
 from m3po_jax.networks.factory import make_networks
 from m3po_jax.training import sharding
 from m3po_jax.training.experiment import make_experiment
@@ -67,9 +69,9 @@ def model_programs(cfg: Config) -> dict[str, Callable[[], Any]]:
     task: Any = OneTask((spec,))
     masks = np.ones((1, sizes.ACTION), np.float32)
     networks = make_networks((spec,), masks, sizes.OBSERVATION, cfg.network)
-    optimizers = state.make_optimizers(cfg, iterations=1, transitions=1)
+    optimizers = make_optimizers(cfg, iterations=1, transitions=1)
     agent = jax.jit(lambda key: state.init_agent(networks, optimizers, key))(jax.random.key(0))
-    parts = state.Parts(task, networks, optimizers, cfg)
+    parts = Parts(task, networks, optimizers, cfg)
     beta = jnp.full((), 0.1) if cfg.has_bonus else None
     keys = jax.random.split(jax.random.key(1), 4)
     window = _window(keys[:2])
@@ -84,7 +86,7 @@ def model_programs(cfg: Config) -> dict[str, Callable[[], Any]]:
     plan = jax.jit(
         lambda agent, observation, plan_mean, key: rollout.planned_actions(
             networks, rollout.plan_with_two_heads(agent, key), task, observation, plan_mean,
-            key[None], beta=beta, explore=True, cfg=cfg,
+            key[None], beta=beta, explore=True, config=cfg,
         )
     )  # fmt: skip
     learned = [jax.tree.map(jnp.copy, agent)]
@@ -110,8 +112,8 @@ def ppo_programs() -> dict[str, Callable[[], Any]]:
     settings.train.total_env_steps = 10_000_000
     settings.train.num_devices = 1
     experiment = make_experiment(from_config_dict(settings))
-    step = sharding.shard_train_step(experiment.mesh, experiment.parts)
-    now = [sharding.shard_init(experiment.mesh, experiment.parts)(jax.random.key(0))]
+    step = sharding.shard_train_step(experiment.mesh, experiment)
+    now = [sharding.shard_init(experiment.mesh, experiment)(jax.random.key(0))]
 
     def iteration() -> Any:
         now[0], metrics = step(now[0])

@@ -8,8 +8,7 @@ m3po-finetune --from=DIR --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [-
                    Networks must have the old sizes; observation and action sizes may differ
 --workdir=DIR      folder of the new run; the same command resumes it, and m3po-train does too
 --embedding=NAME   what tasks that the agent does not know start from: mean of all known task
-                   embeddings, the embedding of a known task, as dmc/CartpoleSwingup, or nearest,
-                   that of the known task which predicts 128 random steps best
+                   embeddings, or the embedding of a known task, as dmc/CartpoleSwingup
 --replay=old       take over the old run's steps of tasks that both have; fresh starts empty
 --overwrite        start anew; the run in the workdir is deleted once the new one is saved
 --quiet, --log_every=N, --notensorboard, --wandb: as for m3po-train

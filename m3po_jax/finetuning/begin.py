@@ -1,20 +1,17 @@
 """A new run that starts from the agent of an old one."""
 
 import os
-from functools import partial
 
 import jax
 
 from m3po_jax.config import Config
 from m3po_jax.finetuning import transfer
 from m3po_jax.finetuning.compatibility import (
-    NEAREST,
     EmbeddingSources,
     Origin,
     embedding_sources,
     start_lines,
 )
-from m3po_jax.finetuning.nearest_task import nearest_tasks
 from m3po_jax.learning.state import TrainState
 from m3po_jax.training import sharding, stored_agent
 from m3po_jax.training.compiling import compile_program
@@ -32,7 +29,7 @@ def begin(config: Config, workdir: str | os.PathLike[str], origin: Origin) -> li
     A folder that has a checkpoint already is left as it is.
 
     Args:
-        config: Settings of the new run, as `finetune_config.startable_config` returns them.
+        config: Settings of the new run, as `compatibility.startable_config` returns them.
         workdir: Its workdir, open.
         origin: What it starts from.
 
@@ -72,20 +69,14 @@ def _first_state(
         transfer.Ends(old.specs, old.networks, old.layout),
         transfer.Ends(new.env.specs, new.networks, new.env.layout),
     )
-    known, tasks = ends[0].tasks, ends[1].tasks
-    sources = embedding_sources(tasks, known, origin.embedding)
+    sources = embedding_sources(ends[1].tasks, ends[0].tasks, origin.embedding)
     frozen = transfer.frozen_lines(new.config.train.frozen, *ends)
     key = jax.random.key(new.config.seed)
     init = compile_program(sharding.shard_init(new.mesh, new).lower(key))
     state: TrainState = init(key)
     # On the host: the old agent lies on one device and the new one on all of the run.
     was, fresh = jax.device_get((old.state, state.agent))
-    move = partial(transfer.transfer_agent, was, fresh, *ends)
-    agent = move(embedding_sources=sources)
-    if origin.embedding == NEAREST and not set(tasks) <= set(known):
-        nearest = nearest_tasks(new, agent, known, was.params.world_model["embedding"]["table"])
-        sources |= {task: (nearest[task],) for task in tasks if task not in known}
-        agent = move(embedding_sources=sources)
+    agent = transfer.transfer_agent(was, fresh, *ends, embedding_sources=sources)
     state = state.replace(agent=agent)
     if origin.replay:
         replay = jax.device_get(stored_agent.restore_replay(origin.source, old))

@@ -14,7 +14,6 @@ from m3po_jax.envs import registry
 from m3po_jax.workdir import folder
 
 MEAN = "mean"
-NEAREST = "nearest"
 # The known tasks whose mean embedding each task of a run starts from.
 EmbeddingSources = dict[str, tuple[str, ...]]
 # Options of a task without which its steps are not those of the same task.
@@ -147,14 +146,13 @@ def embedding_sources(tasks: Sequence[str], known: Sequence[str], choice: str) -
         tasks: Tasks of the new run, without options.
         known: Tasks of the old one.
         choice: For tasks that the old run lacks: a known task's name, or `mean` of all known ones.
-            `nearest` is told by steps of the new tasks (`nearest_task`), and until then the mean.
 
     Raises:
         ConfigError: `choice` is none of these.
     """
-    if choice not in (MEAN, NEAREST, *known):
+    if choice not in (MEAN, *known):
         raise ConfigError(
-            f"--embedding={choice} is no task of the agent: {MEAN}, {NEAREST}, {', '.join(known)}"
+            f"--embedding={choice} is neither {MEAN} nor a task of the agent: {', '.join(known)}"
         )
     others = (choice,) if choice in known else tuple(known)
     return {task: (task,) if task in known else others for task in tasks}

@@ -48,9 +48,7 @@ def exploration_update(
         agent, trajectory, z, z_next, context, bonus, key, parts=parts
     )
     agent = agent.replace(
-        target_exploration=ema(
-            agent.target_exploration, agent.params.exploration, config.tau
-        ),
+        target_exploration=ema(agent.target_exploration, agent.params.exploration, config.tau),
         statistics=agent.statistics.replace(discrepancy=moments),
     )
 

@@ -191,7 +191,7 @@ def test_tasks_are_listed_without_loading_a_simulator():
         (["--from=no_such_run"], ["no_such_run holds no run"]),
         (
             ["--from=RUN", "--embedding=toy/PointReachC"],
-            ["toy/PointReachC", "mean, nearest, toy/PointReachA"],
+            ["toy/PointReachC", "neither mean", "toy/PointReachA"],
         ),
         (["--from=RUN", "--config.network.mlp_width=48"], ["network.mlp_width = 48", "=64"]),
         (["--from=RUN", "--config.train.frozen=encodr"], ["'encodr'", "encoder"]),

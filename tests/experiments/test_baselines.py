@@ -16,7 +16,8 @@ from m3po_jax import config as config_lib
 from m3po_jax.cli import command_line
 from m3po_jax.config import ConfigError, default_config, flatten, from_config_dict
 from m3po_jax.config_validation import validate
-from m3po_jax.learning import policy_update, replay_updates, rollout, train_step, update
+from m3po_jax.learning import policy_update, replay_updates, rollout, train_step, world_model_update
+from m3po_jax.learning.perception import perceive
 from m3po_jax.ops import rows, two_hot
 from m3po_jax.policy import trust_region
 from m3po_jax.replay import buffer
@@ -60,7 +61,7 @@ def small(name, **overrides):
 
 
 def jitted_step(experiment):
-    return jax.jit(train_step.make_train_step(experiment.parts))
+    return jax.jit(train_step.make_train_step(experiment))
 
 
 def differs(a, b):
@@ -226,12 +227,12 @@ def captured_pathwise_loss(experiment, agent, z, task_id, monkeypatch):
 
     def capture(loss_fn, params, state, data, key, *, optimizer, cfg, axis_name):
         captured.update(loss_fn=loss_fn, params=params, data=data, cfg=cfg)
-        return params, state, {}
+        return params, state, {"kl": jnp.zeros(())}
 
     monkeypatch.setattr(trust_region, "trust_region_update", capture)
-    optimizer, key = experiment.optimizers.policy, jax.random.key(0)
-    args = (experiment.networks, optimizer, agent, z, task_id, key)
-    policy_update.pathwise_policy_update(*args, beta=None, cfg=experiment.config)
+    policy_update.pathwise_policy_update(
+        agent, z, task_id, jax.random.key(0), parts=experiment, beta=None
+    )
     return captured
 
 
@@ -280,7 +281,7 @@ def test_tdmpc2_learns_no_critic_no_bonus_and_is_held_by_no_trust_region():
     beta = train_step.bonus_weight(jnp.zeros(()), config)
     assert beta is None
     agent, trajectory = random_agent(experiment), trajectory_of(experiment)
-    parts = dict(parts=experiment.parts, beta=beta)
+    parts = dict(parts=experiment, beta=beta)
     key = jax.random.key(0)
     fresh, fresh_metrics = train_step.learn_from_rollout(agent, trajectory, key, **parts)
     assert fresh is agent and fresh_metrics == {}
@@ -302,9 +303,7 @@ def test_tdmpc2_values_are_one_step_targets_of_the_worse_head(monkeypatch):
     config = experiment.config
     assert config.world_model.value_target == "td"
     state = jax.eval_shape(experiment.init, jax.random.key(0))
-    replay_update = functools.partial(
-        replay_updates.replay_update, parts=experiment.parts, beta=None
-    )
+    replay_update = functools.partial(replay_updates.replay_update, parts=experiment, beta=None)
 
     class TargetsAsked(Exception):
         pass
@@ -312,7 +311,7 @@ def test_tdmpc2_values_are_one_step_targets_of_the_worse_head(monkeypatch):
     def td_targets(*_, axis_name):
         raise TargetsAsked
 
-    monkeypatch.setattr(update.world_model_losses, "td_targets", td_targets)
+    monkeypatch.setattr(world_model_update.world_model_losses, "td_targets", td_targets)
     with pytest.raises(TargetsAsked):
         jax.eval_shape(replay_update, state.agent, state.replay, jax.random.key(0))
 
@@ -370,13 +369,12 @@ def test_reconstruction_decodes_observations_and_the_agent_does_not():
 
 def test_real_data_carry_the_importance_weight_of_the_planner():
     experiment = small("m3po_real")
-    networks, cfg = experiment.networks, experiment.config
     agent = random_agent(experiment)
     trajectory = trajectory_of(experiment)
     discount = experiment.env.discount[experiment.env.task_id]
     data_of = jax.jit(
         functools.partial(
-            policy_update.real_policy_data, networks, agent, discount=discount, beta=None, cfg=cfg
+            policy_update.real_policy_data, agent, discount=discount, parts=experiment, beta=None
         )
     )
     planned = data_of(trajectory)
@@ -403,22 +401,17 @@ def test_real_data_carry_the_importance_weight_of_the_planner():
 
 def test_the_planner_is_what_real_data_are_drawn_towards():
     experiment = small("m3po_real")
-    cfg = experiment.config
     agent = random_agent(experiment)
     trajectory = trajectory_of(experiment)
     discount = experiment.env.discount[experiment.env.task_id]
 
     def distances():
-        networks, optimizer, key = (
-            experiment.networks,
-            experiment.optimizers.policy,
-            jax.random.key(0),
-        )
+        networks, key = experiment.networks, jax.random.key(0)
         data = policy_update.real_policy_data(
-            networks, agent, trajectory, discount, beta=None, cfg=cfg
+            agent, trajectory, discount, parts=experiment, beta=None
         )
         data = data._replace(advantage=jnp.zeros_like(data.advantage))
-        near, _ = policy_update.policy_update(networks, optimizer, agent, data, key, cfg=cfg)
+        near, _ = policy_update.policy_update(agent, data, key, parts=experiment)
         mask = data.context.action_mask
         for params in (agent.params.policy, near.params.policy):
             new = trust_region.Gaussians(*networks.policy(params, data.z, data.context.e, mask))
@@ -478,14 +471,12 @@ def test_ppo_learns_from_the_first_rollout_on_and_stays_in_its_trust_region(ppo,
 def test_ppo_behaviour_is_the_policy_that_is_improved(ppo, ppo_history):
     state = ppo_history[-1][0]
     _, trajectory, _, spread = jax.jit(
-        functools.partial(
-            rollout.collect, ppo.env, ppo.networks, beta=None, random=False, cfg=ppo.config
-        )
+        functools.partial(rollout.collect, ppo.env, parts=ppo, beta=None, random=False)
     )(state.agent, state.rollout, jax.random.key(5))
     discount = ppo.env.discount[ppo.env.task_id]
-    data = jax.jit(
-        functools.partial(policy_update.real_policy_data, ppo.networks, beta=None, cfg=ppo.config)
-    )(state.agent, trajectory, discount)
+    data = jax.jit(functools.partial(policy_update.real_policy_data, parts=ppo, beta=None))(
+        state.agent, trajectory, discount
+    )
     mask = np.asarray(data.context.action_mask)
     log_ratio = log_prob(data.u, data.old.mean, data.old.std, mask) - log_prob(
         data.u, data.behaviour.mean, data.behaviour.std, mask
@@ -507,7 +498,7 @@ def test_ppo_sees_normalised_observations_and_the_task(ppo, ppo_history):
     state = ppo_history[-1][0]
     task_id = jnp.asarray(ppo.env.task_id)
     observation = np.asarray(state.replay.data["observation"][:, 0])
-    context, z = rollout.perceive(ppo.networks, state.agent, observation, task_id)
+    context, z = perceive(ppo.networks, state.agent, observation, task_id)
     np.testing.assert_array_equal(context.e, np.eye(K)[ppo.env.task_id])
     moments = state.agent.statistics.observation
     std = np.sqrt(np.asarray(moments.variance))[ppo.env.task_id]
@@ -535,7 +526,7 @@ def test_ppo_leaves_invalid_steps_out_of_the_statistics(ppo, ppo_history):
         observation=np.where(np.arange(T)[:, None, None] == 2, np.nan, trajectory.observation),
         valid=np.where(np.arange(T)[:, None] == 2, 0.0, trajectory.valid),
     )
-    moments = train_step.update_observation_moments(agent, faulty).statistics.observation
+    moments = train_step.update_observation_moments(agent, faulty, ppo).statistics.observation
     assert moments.count.tolist() == [2 * (T - 1)] * K
     assert np.all(np.isfinite(moments.mean)) and np.all(np.isfinite(moments.variance))
 
@@ -545,7 +536,7 @@ def test_a_model_leaves_the_observation_statistics_alone():
     agent = jax.eval_shape(experiment.init, jax.random.key(0)).agent
     assert agent.params.world_model and agent.target_q
     context, z = jax.eval_shape(
-        functools.partial(rollout.perceive, experiment.networks),
+        functools.partial(perceive, experiment.networks),
         agent,
         jnp.zeros((B, OBS)),
         jnp.asarray(experiment.env.task_id),
@@ -565,7 +556,7 @@ def test_ppo_learns_to_reach_two_goals_that_only_the_task_tells():
     config = from_config_dict(cfg)
     validate(config)
     experiment = make_experiment(config)
-    step = jax.jit(train_step.make_train_step(experiment.parts), donate_argnums=0)
+    step = jax.jit(train_step.make_train_step(experiment), donate_argnums=0)
     state = jax.jit(experiment.init)(jax.random.key(0))
     evaluator = Evaluator(experiment, episodes=16)
     before = evaluator(state.agent, policy="prior", seed=0)["tasks"]

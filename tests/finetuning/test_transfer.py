@@ -11,7 +11,7 @@ from m3po_jax import config as config_lib
 from m3po_jax.config import ConfigError
 from m3po_jax.config_validation import validate
 from m3po_jax.finetuning import compatibility, transfer
-from m3po_jax.learning import update
+from m3po_jax.learning.values import target_model
 from m3po_jax.replay import buffer
 from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import Trajectory
@@ -88,7 +88,7 @@ def outcomes(experiment, agent, task, observation, u):
     context = task_context(networks, params, jnp.full(3, index))
     z = networks.encode(params, pad(observation, env.observation_size), context.e)
     u = pad(u, env.action_size)
-    model = update.target_model(networks, agent)
+    model = target_model(networks, agent)
     z_next, reward, continuation = model.next(z, u, context)
     a = jnp.tanh(u) * context.action_mask
     mean, std = model.policy(z, context)
@@ -130,7 +130,7 @@ def test_new_tasks_start_from_the_mean_or_a_named_embedding(ends, moved):
     np.testing.assert_allclose(now, [jnp.mean(was, axis=0), was[1], was[0]], rtol=1e-6)
     sources = compatibility.embedding_sources(["a", "b"], ["b", "c"], "c")
     assert sources == {"a": ("c",), "b": ("b",)}
-    refusal = "--embedding=d is no task of the agent: mean, nearest, b, c"
+    refusal = "--embedding=d is neither mean nor a task of the agent: b, c"
     with pytest.raises(ConfigError, match=refusal):
         compatibility.embedding_sources(["a"], ["b", "c"], "d")
 
@@ -329,7 +329,7 @@ def test_frozen_parts_stay_as_they_are():
     before = state.agent.params
     from m3po_jax.learning.train_step import make_train_step
 
-    step = jax.jit(make_train_step(experiment.parts))
+    step = jax.jit(make_train_step(experiment))
     for _ in range(4):
         state, _ = step(state)
     assert int(state.updates) > 0

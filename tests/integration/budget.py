@@ -37,7 +37,7 @@ def count():
     programs = len(compiled)
     experiment = make_experiment(on_one_device(config))
     step = (
-        sharding.shard_train_step(experiment.mesh, experiment.parts)
+        sharding.shard_train_step(experiment.mesh, experiment)
         .lower(experiment.state_shapes())
         .compile()
     )

@@ -20,7 +20,7 @@ def test_two_goals_are_reached_to_within_5_percent_of_the_optimum():
     config = from_config_dict(cfg)
     validate(config)
     experiment = make_experiment(config)
-    step = jax.jit(train_step.make_train_step(experiment.parts), donate_argnums=0)
+    step = jax.jit(train_step.make_train_step(experiment), donate_argnums=0)
     state = jax.jit(experiment.init)(jax.random.key(config.seed))
     for _ in range(experiment.num_iterations):
         state, _ = step(state)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from m3po_jax.config import Config, EnvConfig, WorldModelConfig
-from m3po_jax.learning import rollout, update
+from m3po_jax.learning import rollout
+from m3po_jax.learning.values import target_model
+from m3po_jax.learning.world_model_update import world_model_update
 from m3po_jax.replay import buffer
 from m3po_jax.training.experiment import make_experiment
 from m3po_jax.types import BatchLayout
@@ -31,14 +33,7 @@ def random_data(experiment, key):
         plan_mean=jnp.zeros((env.batch_size, experiment.config.planner.horizon, env.action_size)),
     )
     _, trajectory, _, _ = rollout.collect(
-        env,
-        experiment.networks,
-        agent,
-        start,
-        key,
-        beta=None,
-        random=jnp.array(True),
-        cfg=experiment.config,
+        env, agent, start, key, parts=experiment, beta=None, random=jnp.array(True)
     )
     return agent, trajectory
 
@@ -53,7 +48,6 @@ def fill(trajectory):
 def train(experiment, agent, replay, key):
     """Updates of the world model alone."""
     layout = BatchLayout((replay.data["reward"].shape[0],))
-    discount = jnp.full(experiment.config.world_model.batch_size, experiment.env.discount[0])
 
     def body(index, agent):
         sample_key, update_key = jax.random.split(jax.random.fold_in(key, index))
@@ -64,15 +58,7 @@ def train(experiment, agent, replay, key):
             window=experiment.config.world_model.horizon,
             layout=layout,
         )
-        agent, _, _ = update.world_model_update(
-            experiment.networks,
-            experiment.optimizers.world_model,
-            agent,
-            window,
-            discount,
-            update_key,
-            cfg=experiment.config,
-        )
+        agent, _, _ = world_model_update(agent, window, update_key, parts=experiment)
         return agent
 
     return jax.lax.fori_loop(0, UPDATES, body, agent)
@@ -81,7 +67,7 @@ def train(experiment, agent, replay, key):
 def squared_errors(experiment, agent, window):
     """Errors of the rewards of steps 1 to 5 after the first: the model's, and persistence's."""
     context = task_context(experiment.networks, agent.params.world_model, window.task_id)
-    model = update.target_model(experiment.networks, agent)
+    model = target_model(experiment.networks, agent)
     z = experiment.networks.encode(agent.params.world_model, window.observation[1], context.e)
     mask = window.mask[1:]
     predicted = []

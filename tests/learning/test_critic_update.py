@@ -1,4 +1,4 @@
-"""What a fault of the physics may reach of what the fresh rollout teaches."""
+"""What a fault of the physics may reach of what the fresh rollout teaches, by hand."""
 
 import types
 
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from m3po_jax import config as config_lib
-from m3po_jax.learning import update
+from m3po_jax.learning import critic_update, exploration_update
+from m3po_jax.learning.values import continues
 from m3po_jax.ops import statistics
 from m3po_jax.types import Trajectory
 from m3po_jax.world_model.latent import TaskContext
@@ -46,10 +47,11 @@ def worth_100(monkeypatch):
         context = TaskContext(jnp.zeros((*shape, 1)), jnp.ones((*shape, 1)))
         return context, trajectory.observation, trajectory.next_observation
 
-    monkeypatch.setattr(update, "encode_trajectory", encode)
-    monkeypatch.setattr(
-        update, "model_free_value", lambda networks, agent, z, e: jnp.full(z.shape[:-1], 100.0)
-    )
+    for module in (critic_update, exploration_update):
+        monkeypatch.setattr(module, "encode_trajectory", encode)
+        monkeypatch.setattr(
+            module, "model_free_value", lambda networks, agent, z, e: jnp.full(z.shape[:-1], 100.0)
+        )
 
 
 def test_the_next_row_counts_within_an_episode_and_without_a_fault():
@@ -58,25 +60,25 @@ def test_the_next_row_counts_within_an_episode_and_without_a_fault():
         termination=column(1, 0, 0, 0, 0, 0),
         truncation=column(0, 0, 0, 1, 0, 1),
     )
-    np.testing.assert_array_equal(update.continues(steps), column(0, 1, 0, 0, 0, 0))
+    np.testing.assert_array_equal(continues(steps), column(0, 1, 0, 0, 0, 0))
 
 
 def test_without_a_fault_only_the_end_of_an_episode_stops_a_return():
     truncation = column(0, 1, 0, 0)
     steps = trajectory(valid=np.ones((4, 1), np.float32), truncation=truncation)
-    np.testing.assert_array_equal(update.continues(steps), 1.0 - truncation)
+    np.testing.assert_array_equal(continues(steps), 1.0 - truncation)
+
+
+def parts_of(config):
+    """What an iteration without networks is made of."""
+    return types.SimpleNamespace(networks=None, config=config, axis_name=(), num_tasks=1)
 
 
 def test_a_fault_leaks_into_no_return(worth_100, monkeypatch):
-    monkeypatch.setattr(update, "_fit", lambda *args, **kwargs: (None, None, {}))
-    same = lambda **changes: None  # noqa: E731
-    agent = types.SimpleNamespace(
-        params=types.SimpleNamespace(critic=None, replace=same), critic_opt=None, replace=same
-    )
-    optimizer = networks = None
-    cfg = config_lib.Config(critic=config_lib.CriticConfig(lambda_=0.95))
+    monkeypatch.setattr(critic_update, "fit", lambda *args, **kwargs: (None, {}))
+    config = config_lib.Config(critic=config_lib.CriticConfig(lambda_=0.95))
     steps = trajectory(valid=column(1, 0, 1))
-    _, metrics = update.critic_update(networks, optimizer, agent, steps, GAMMA, None, cfg=cfg)
+    _, metrics = critic_update.critic_update(None, steps, GAMMA, None, parts=parts_of(config))
     # Both valid steps: 1 + 0.99 * 100. The fault pays nothing and leads nowhere: 0.99 * 100.
     assert float(metrics["critic/target"]) == pytest.approx(100.0, abs=1e-3)
 
@@ -93,11 +95,11 @@ def test_the_bonus_is_told_what_is_valid(worth_100, monkeypatch):
         next=lambda z, u, context: (z, jnp.zeros(z.shape[:-1]), jnp.ones(z.shape[:-1])),
         state_value=lambda z, context: jnp.zeros(z.shape[:-1]),
     )
-    monkeypatch.setattr(update, "target_model", lambda *args: model)
-    monkeypatch.setattr(update.exploration, "discrepancy_bonus", spy)
+    monkeypatch.setattr(exploration_update, "target_model", lambda *args: model)
+    monkeypatch.setattr(exploration_update.exploration, "discrepancy_bonus", spy)
     moments = types.SimpleNamespace(discrepancy=statistics.init_running_moments(1))
-    agent, cfg = types.SimpleNamespace(statistics=moments), config_lib.Config()
+    agent, parts = types.SimpleNamespace(statistics=moments), parts_of(config_lib.Config())
     steps = trajectory(valid=column(1, 0, 1))
     with pytest.raises(_SeenError) as caught:
-        update.exploration_update(None, None, agent, steps, GAMMA, None, cfg=cfg)
+        exploration_update.exploration_update(agent, steps, GAMMA, None, parts=parts)
     np.testing.assert_array_equal(caught.value.args[0], steps.valid)

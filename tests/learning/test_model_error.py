@@ -60,7 +60,7 @@ def replay_of(experiment, reward, truncation=None):
 
 @pytest.fixture(scope="module")
 def program(experiment):
-    return sharding.shard_model_errors(experiment.mesh, experiment.parts)
+    return sharding.shard_model_errors(experiment.mesh, experiment)
 
 
 def test_a_model_that_predicts_nothing_errs_by_the_reward(experiment, agent, program):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from m3po_jax.config import Config
-from m3po_jax.learning.state import make_optimizers
+from m3po_jax.learning.optimizers import make_optimizers
 
 ITERATIONS, TRANSITIONS = 5, 8
 

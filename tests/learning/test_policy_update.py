@@ -22,6 +22,15 @@ NETWORKS = types.SimpleNamespace(
 AGENT = types.SimpleNamespace(params=types.SimpleNamespace(world_model=None, policy=None))
 
 
+def parts_of(discount=0.99, **policy):
+    """What an iteration of one task is made of, with settings of the policy."""
+    config = config_lib.Config(policy=config_lib.PolicyConfig(**policy))
+    env = types.SimpleNamespace(discount=np.array([discount], np.float32))
+    return types.SimpleNamespace(
+        env=env, networks=NETWORKS, config=config, axis_name=(), num_tasks=1
+    )
+
+
 def context_of(shape):
     return TaskContext(jnp.zeros((*shape, 1)), jnp.ones((*shape, 1)))
 
@@ -44,11 +53,9 @@ def imagined_samples(monkeypatch, reward, continuation):
     monkeypatch.setattr(policy_update, "target_model", lambda *args: Worthless())
     monkeypatch.setattr(policy_update, "task_context", lambda *args: context_of((batch,)))
     monkeypatch.setattr(policy_update, "imagine", lambda *args: imagined)
-    cfg = config_lib.Config(policy=config_lib.PolicyConfig(imagined_horizon=horizon))
-    data = policy_update.imagined_policy_data(
-        NETWORKS, AGENT, z[0], np.zeros(batch, np.int32), jnp.full(batch, 0.9), jax.random.key(0),
-        beta=None, cfg=cfg,
-    )  # fmt: skip
+    parts = parts_of(0.9, imagined_horizon=horizon)
+    tasks, key = np.zeros(batch, np.int32), jax.random.key(0)
+    data = policy_update.imagined_policy_data(AGENT, z[0], tasks, key, parts=parts, beta=None)
     return np.asarray(data.weight).reshape(batch, -1), np.asarray(data.advantage).reshape(batch, -1)
 
 
@@ -115,9 +122,9 @@ def test_a_fault_leaks_into_no_advantage(monkeypatch):
     )
     # As they are: normalised, rounding noise would be of size 1.
     monkeypatch.setattr(statistics, "normalize_per_task", lambda x, *args, **options: x)
-    cfg = config_lib.Config(policy=config_lib.PolicyConfig(lambda_=0.95))
+    parts = parts_of(lambda_=0.95)
     data = policy_update.real_policy_data(
-        NETWORKS, AGENT, trajectory, jnp.full(1, 0.99), beta=None, cfg=cfg
+        AGENT, trajectory, jnp.full(1, 0.99), parts=parts, beta=None
     )
     # The fault pays nothing and its value is discounted: -1, and -0.94 a step before if it leaked.
     np.testing.assert_allclose(data.advantage, [0.0, -1.0, 0.0], atol=1e-4)

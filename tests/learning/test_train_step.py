@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from m3po_jax import config as config_lib
-from m3po_jax.learning import episodes, policy_update, train_step, update
+from m3po_jax.learning import episodes, policy_update, train_step
+from m3po_jax.learning.world_model_update import world_model_update
 from m3po_jax.replay import buffer
 from m3po_jax.training.experiment import make_experiment
 from m3po_jax.workdir.checkpoint import Checkpointer
@@ -39,7 +40,7 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def step(experiment):
-    return jax.jit(train_step.make_train_step(experiment.parts))
+    return jax.jit(train_step.make_train_step(experiment))
 
 
 @pytest.fixture(scope="module")
@@ -153,40 +154,20 @@ def with_other_exploration(agent):
 def test_the_bonus_reaches_no_task_critic_and_no_evaluation(experiment, states):
     agent = states[-1][0].agent
     other = with_other_exploration(agent)
-    networks, env, cfg = experiment.networks, experiment.env, experiment.config
     key = jax.random.key(0)
-    play = jax.jit(
-        functools.partial(episodes.evaluate, env=env, networks=networks, cfg=cfg, policy="planner")
-    )
+    play = jax.jit(functools.partial(episodes.evaluate, parts=experiment, policy="planner"))
     assert_equal_trees(play(agent, key), play(other, key))
 
-    discount = jnp.asarray(env.discount)
-    window = buffer.sample(states[-1][0].replay, key, batch_size=12, window=3, layout=env.layout)
-    learn = jax.jit(
-        lambda agent: update.world_model_update(
-            networks,
-            experiment.optimizers.world_model,
-            agent,
-            window,
-            discount[window.task_id],
-            key,
-            cfg=cfg,
-        )[0]
-    )
+    replay, layout = states[-1][0].replay, experiment.env.layout
+    window = buffer.sample(replay, key, batch_size=12, window=3, layout=layout)
+    learn = jax.jit(lambda agent: world_model_update(agent, window, key, parts=experiment)[0])
     assert_equal_trees(learn(agent).params.world_model, learn(other).params.world_model)
     # The policy's data do see it while beta is positive, and do not at beta = 0.
-    z = jnp.full((12, networks.world_model.latent_size), 0.125)
+    z = jnp.full((12, experiment.networks.world_model.latent_size), 0.125)
     data = jax.jit(
         lambda agent, beta: (
             policy_update.imagined_policy_data(
-                networks,
-                agent,
-                z,
-                window.task_id,
-                discount[window.task_id],
-                key,
-                beta=beta,
-                cfg=cfg,
+                agent, z, window.task_id, key, parts=experiment, beta=beta
             ).advantage
         )
     )

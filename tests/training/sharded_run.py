@@ -83,8 +83,8 @@ def main(out: str, num_devices: int, iterations: int, process: list[str], flags:
         task_placement="by_task" if "--by_task" in flags else "sharded",
     )
     experiment = make_experiment(dataclasses.replace(CONFIG, train=train))
-    state = sharding.shard_init(experiment.mesh, experiment.parts)(jax.random.key(3))
-    step = sharding.shard_train_step(experiment.mesh, experiment.parts).lower(state).compile()
+    state = sharding.shard_init(experiment.mesh, experiment)(jax.random.key(3))
+    step = sharding.shard_train_step(experiment.mesh, experiment).lower(state).compile()
     processes.wait_for_all("compiled")
     history = []
     for _ in range(iterations):

@@ -11,7 +11,9 @@ import optax
 import pytest
 
 from m3po_jax import config as config_lib
-from m3po_jax.learning import update
+from m3po_jax.learning.fitting import fit
+from m3po_jax.learning.state import AgentState
+from m3po_jax.networks.factory import AgentParams
 from m3po_jax.policy import trust_region
 from m3po_jax.training.fault import FaultWatch, NumericsError, skipped_modules
 from m3po_jax.workdir.checkpoint import Checkpointer
@@ -60,29 +62,33 @@ def test_a_policy_step_with_a_bad_loss_or_gradient_is_left_out(key, kind, loss_f
 
 
 def test_a_regression_step_with_a_bad_target_is_left_out(key):
-    cfg = config_lib.Config(critic=config_lib.CriticConfig(epochs=3, minibatches=2))
+    config = config_lib.Config(critic=config_lib.CriticConfig(epochs=3, minibatches=2))
     optimizer = optax.adam(0.1)
     params = {"w": jnp.ones(2)}
+    agent = AgentState(
+        params=AgentParams(world_model={}, policy={}, critic=params, exploration={}),
+        critic_opt=optimizer.init(params),
+        **dict.fromkeys(
+            ("target_q", "target_exploration", "world_model_opt", "policy_opt", "exploration_opt")
+        ),
+        statistics=None,
+    )
+    parts = types.SimpleNamespace(
+        config=config, axis_name=(), optimizers=types.SimpleNamespace(critic=optimizer)
+    )
 
     def loss_fn(params, batch):
         return jnp.mean((params["w"] - batch) ** 2)
 
-    fit = lambda data: update._fit(  # noqa: E731
-        "critic",
-        loss_fn,
-        optimizer,
-        params,
-        optimizer.init(params),
-        data,
-        key,
-        cfg=cfg,
-        axis_name=(),
-    )
-    new, opt_state, metrics = fit(jnp.zeros((4, 2)).at[0, 0].set(jnp.inf))
+    def fitted(data):
+        new, metrics = fit("critic", loss_fn, agent, data, key, parts=parts)
+        return new.params.critic, new.critic_opt, metrics
+
+    new, opt_state, metrics = fitted(jnp.zeros((4, 2)).at[0, 0].set(jnp.inf))
     assert metrics["critic/skipped"] == 3.0  # one of two minibatches in each of three epochs
     assert opt_state[0].count == 3
     assert np.all(np.isfinite(new["w"])) and not bits_equal(new, params)
-    new, opt_state, metrics = fit(jnp.full((4, 2), jnp.nan))
+    new, opt_state, metrics = fitted(jnp.full((4, 2), jnp.nan))
     assert metrics["critic/skipped"] == 6.0
     assert bits_equal(new, params) and bits_equal(opt_state, optimizer.init(params))
 
@@ -153,7 +159,7 @@ def tiny():
     from tests.integration.tiny_config import get_config
 
     experiment = make_experiment(config_lib.from_config_dict(get_config()))
-    step = jax.jit(train_step.make_train_step(experiment.parts))
+    step = jax.jit(train_step.make_train_step(experiment))
     state = jax.jit(experiment.init)(jax.random.key(0))
     for _ in range(4):
         state, _ = step(state)
@@ -196,11 +202,11 @@ def test_the_guard_changes_no_bit_of_a_healthy_run(tiny, monkeypatch):
 
     experiment = tiny.experiment
     options = {"xla_disable_hlo_passes": "fusion"}
-    guarded = jax.jit(train_step.make_train_step(experiment.parts), compiler_options=options)
+    guarded = jax.jit(train_step.make_train_step(experiment), compiler_options=options)
     guarded_state, _ = guarded(tiny.state)
     monkeypatch.setattr(finite, "is_finite", lambda *_: jnp.array(True))
     monkeypatch.setattr(finite, "select", lambda ok, new, old: new)
-    bare = jax.jit(train_step.make_train_step(experiment.parts), compiler_options=options)
+    bare = jax.jit(train_step.make_train_step(experiment), compiler_options=options)
     bare_state, _ = bare(tiny.state)
     assert not bits_equal(guarded_state.agent.params, tiny.state.agent.params)
     assert bits_equal(guarded_state.agent, bare_state.agent)
@@ -225,7 +231,7 @@ def test_an_environment_that_yields_nan_is_a_fault_and_no_skip(what, monkeypatch
 
     monkeypatch.setattr(registry, "make_env", lambda request: Broken((0.6, 0.4)))
     experiment = make_experiment(config_lib.from_config_dict(get_config()))
-    step = jax.jit(train_step.make_train_step(experiment.parts))
+    step = jax.jit(train_step.make_train_step(experiment))
     state = jax.jit(experiment.init)(jax.random.key(1))
     faults = 0.0
     for _ in range(60):

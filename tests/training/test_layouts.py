@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from m3po_jax.config import Config
-from m3po_jax.learning.state import make_optimizers
+from m3po_jax.learning.optimizers import make_optimizers
 from m3po_jax.training import sharding
 from m3po_jax.training.optimizer_parts import in_parts, split_axis
 from m3po_jax.workdir.checkpoint import Checkpointer

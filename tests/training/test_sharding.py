@@ -186,7 +186,7 @@ def trace(*, fsdp):
     mesh = jax.sharding.AbstractMesh(
         (4 // fsdp, fsdp), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2
     )
-    jax.eval_shape(sharding.shard_train_step(mesh, experiment.parts), shapes)
+    jax.eval_shape(sharding.shard_train_step(mesh, experiment), shapes)
 
 
 def test_a_missing_sum_over_devices_does_not_even_trace(monkeypatch):

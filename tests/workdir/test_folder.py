@@ -191,7 +191,7 @@ def test_a_run_that_starts_from_another_goes_on_only_as_it_began(tmp_path):
     assert start(tmp_path, origin=ORIGIN).resumed
     assert start(tmp_path).resumed  # by m3po-train, which does not ask
     assert start(tmp_path, origin=ORIGIN).resumed  # and what it began with is not forgotten
-    for name, value in {"from": "/other", "embedding": "nearest", "replay": "old"}.items():
+    for name, value in {"from": "/other", "embedding": "toy/Other", "replay": "old"}.items():
         words = f"--{name}={ORIGIN[name]} there, {value} asked for"
         with pytest.raises(WorkdirError, match=words):
             start(tmp_path, origin={**ORIGIN, name: value})
@@ -201,7 +201,7 @@ def test_a_start_from_another_that_left_nothing_is_only_for_finetuning(tmp_path)
     start(tmp_path, origin=ORIGIN)
     with pytest.raises(WorkdirError, match="starts from /old, .*m3po-finetune starts it"):
         start(tmp_path)
-    other = {**ORIGIN, "embedding": "nearest"}
+    other = {**ORIGIN, "embedding": "toy/Other"}
     begin(tmp_path, dataclasses.replace(CONFIG, seed=7), origin=other)
     assert json.loads((tmp_path / "config.json").read_text())["origin"] == other
 
