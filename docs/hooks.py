@@ -55,7 +55,9 @@ def formula(delimited: str) -> str:
     attributes = f'role="img" aria-label="{html.escape(latex)}"'
     if inline:
         attributes += f' style="vertical-align:{drawing.getyofst():.2f}px"'
-    svg = drawing.svg().replace("<svg ", f"<svg {attributes} ", 1)
+    # ziamath gives glyphs the colour, but draws the bars over letters in black.
+    drawn = drawing.svg().replace('"black"', '"currentColor"')
+    svg = drawn.replace("<svg ", f"<svg {attributes} ", 1)
     return svg if inline else f'<div class="formula">{svg}</div>'
 
 

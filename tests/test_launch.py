@@ -312,8 +312,9 @@ def test_a_folder_for_one_step_alone_is_refused(local, given):
     assert "WORKDIR=DIR" in result.stderr
 
 
-def test_the_readme_says_what_finding_each_other_on_kubernetes_needs():
-    text = " ".join((LAUNCH.parent / "README.md").read_text(encoding="utf-8").split())
+def test_the_docs_say_what_finding_each_other_on_kubernetes_needs():
+    page = LAUNCH.parent / "docs" / "scaling.md"
+    text = " ".join(page.read_text(encoding="utf-8").split())
     passage = re.search(r"on Kubernetes too, where (.+?); elsewhere add (.+?)\. The JobSet", text)
     assert "jax[k8s]" in passage[1] and "service account may read pods" in passage[1]
     command, _ = example("gke_jobset.yaml")

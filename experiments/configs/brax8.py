@@ -6,7 +6,7 @@ from m3po_jax.config import BRAX8_TASKS, default_config
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns settings for about 500,000 env steps per task; a GPU is advisable."""
+    """Returns settings for about 500,000 env steps per task; a GPU is recommended."""
     config = default_config()
     config.tasks = BRAX8_TASKS
     # Brax's control step is longer than that of DM Control.
