@@ -4,11 +4,11 @@ python -m experiments.ablation [--cores 0 1] [--only PART_OF_A_NAME] [--minutes 
 
 One agent on CartpoleBalance, CartpoleSwingup and ReacherEasy (3 seeds, 36,000 env steps per task,
 size `tiny`, action repeat 4, half an update per transition; the default is one). Without the bonus
-nothing uses the model-free critic, so it is not trained either: that row is both ablations. A policy
-that learns from real data takes about 260 gradient steps in a run, one that learns from imagined
-data about 27,000. Then the agent with and without the bonus on a task with a sparse reward,
-BallInCup (3 seeds, 60,000 env steps, one update per transition). CartpoleSwingupSparse was not
-learned in this time: `sparse` in the table.
+nothing uses the model-free critic, so it is not trained either: that row is both ablations. A
+policy that learns from real data takes about 260 gradient steps in a run, one that learns from
+imagined data about 27,000. Then the agent with and without the bonus on a task with a sparse
+reward, BallInCup (3 seeds, 60,000 env steps, one update per transition). CartpoleSwingupSparse was
+not learned in this time: `sparse` in the table.
 Writes experiments/results/ablation.csv, ..._summary.csv and a figure in docs/figures.
 """
 

@@ -66,7 +66,9 @@ def test_formulas_are_drawn(hooks):
     assert block.startswith('<div class="formula"><svg ')
 
 
-@pytest.mark.parametrize("latex", [r"\overline{Q_i}", r"\bar x", r"\frac{1}{2}", r"\sqrt{x}", r"\hat r"])
+@pytest.mark.parametrize(
+    "latex", [r"\overline{Q_i}", r"\bar x", r"\frac{1}{2}", r"\sqrt{x}", r"\hat r"]
+)
 def test_every_stroke_of_a_formula_has_the_colour_of_the_text(hooks, latex):
     # black would vanish in the dark theme
     colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', hooks.formula(rf"\({latex}\)")))
@@ -80,7 +82,9 @@ def test_the_copy_button_leaves_out_prompts():
     assert '.setAttribute("data-md-copying"' in script.read_text(encoding="utf-8")
     css = (ROOT / "docs" / "site.css").read_text(encoding="utf-8")
     hidden = re.search(r"((?:\[data-md-copying\] \.\w+,?\s*)+)\{\s*display: none;", css)[1]
-    session = ">>> for x in (1, 0):\n...     1 / x\n1.0\nTraceback (most recent call last):\nError\n"
+    session = (
+        ">>> for x in (1, 0):\n...     1 / x\n1.0\nTraceback (most recent call last):\nError\n"
+    )
     page = pygments.highlight(session, PythonConsoleLexer(), HtmlFormatter())
     classes = set(re.findall(r'class="(g\w)"', page))
     assert {"gp", "go", "gt"} <= classes

@@ -6,7 +6,6 @@ import pytest
 from experiments import curves
 from tests.experiments.tables import row
 
-
 ROWS = [
     row("a", seed, step, task, base + 0.1 * seed)
     for seed in (0, 1)
@@ -51,10 +50,10 @@ def test_tasks_of_one_run_are_not_independent_samples():
 def test_intervals_of_three_seeds_cover_the_mean_as_often_as_they_say():
     draws = np.random.RandomState(0).normal(size=(4000, 3, 1))
     intervals = np.array([curves.interval(scores) for scores in draws])
-    covered = (intervals[:, 1] <= 0.0) & (0.0 <= intervals[:, 2])
+    covered = (intervals[:, 1] <= 0.0) & (intervals[:, 2] >= 0.0)
     assert 0.94 < covered.mean() < 0.96
     # What a percentile bootstrap of three seeds of one task comes to: their range.
-    within = (draws.min(axis=1) <= 0.0) & (0.0 <= draws.max(axis=1))
+    within = (draws.min(axis=1) <= 0.0) & (draws.max(axis=1) >= 0.0)
     assert 0.73 < within.mean() < 0.77
 
 
