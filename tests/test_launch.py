@@ -182,7 +182,7 @@ def test_a_requeued_job_does_not_overwrite_again(slurm, tmp_path, spelled):
         assert result.returncode == 0, result.stderr
         first = count == "0"
         assert passed[passed.index("--distributed") + 2 :] == list(arguments if first else others)
-        assert result.stdout.count("leaving out --overwrite") == (not first)
+        assert result.stdout.count("dropping --overwrite") == (not first)
     result, passed, _ = slurm(*others, SLURM_RESTART_COUNT="1")
     assert tuple(passed[-2:]) == others and result.stdout == result.stderr == ""
     result, passed, _ = slurm(spelled, SLURM_RESTART_COUNT="1")
