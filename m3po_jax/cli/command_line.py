@@ -84,6 +84,12 @@ def open_run(
     return processes.shared_workdir(path, config, overwrite=overwrite)
 
 
+def tell(opened: folder.Workdir) -> None:
+    """Says what a person should know of the run that goes on, unless `--quiet`."""
+    if opened.note and not flags.FLAGS.quiet:
+        streams.say(opened.note)
+
+
 def run(main: Callable[[], None], usage: str, *, positional: str | None = None) -> None:
     """Parses the flags, calls `main` and exits; mistakes of the user end in a message and code 2.
 

@@ -39,9 +39,12 @@ def main() -> None:
     origin = Origin(source, FLAGS.embedding, FLAGS.replay == "old")
     config = startable_config(config, path, origin, overwrite=FLAGS.overwrite)
     with (
-        folder.open_workdir(path, config, overwrite=FLAGS.overwrite, origin=origin.as_record()),
+        folder.open_workdir(
+            path, config, overwrite=FLAGS.overwrite, origin=origin.as_record()
+        ) as opened,
         preemption.stop_on_signals() as stop,
     ):
+        command_line.tell(opened)
         command_line.use_compile_cache()
         from m3po_jax.finetuning import begin
         from m3po_jax.training import loop

@@ -39,7 +39,8 @@ def main() -> None:
     validate(config)
     with preemption.stop_on_signals() as stop:
         command_line.use_compile_cache()
-        with command_line.open_run(path, config, overwrite=FLAGS.overwrite):
+        with command_line.open_run(path, config, overwrite=FLAGS.overwrite) as opened:
+            command_line.tell(opened)
             from m3po_jax.training import loop
 
             loop.train_and_evaluate(
