@@ -17,8 +17,7 @@ import ziamath
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from m3po_jax.config import Config
-from m3po_jax.config_validation import CHOICES, RULES
+from m3po_jax.config import Config, Range, rule_of
 from m3po_jax.envs import catalog
 from m3po_jax.training import scores
 
@@ -142,7 +141,7 @@ def _settings_table(prefix: str, group: type) -> str:
         if dataclasses.is_dataclass(field.default):
             continue
         name = f"{prefix}{field.name}"
-        cells = (f"`{name}`", _default(field.default), _values(name), meanings[field.name])
+        cells = (f"`{name}`", _default(field.default), _values(field), meanings[field.name])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
@@ -151,10 +150,11 @@ def _default(value: Any) -> str:
     return "" if value == () else f"`{value:,}`" if type(value) is int else f"`{value}`"
 
 
-def _values(name: str) -> str:
-    if name in CHOICES:
-        return ", ".join(f"`{choice}`" for choice in CHOICES[name])
-    return next((text for text, _, names in RULES if name in names), "")
+def _values(field: dataclasses.Field) -> str:
+    rule = rule_of(field)
+    if isinstance(rule, Range):
+        return str(rule)
+    return ", ".join(f"`{choice}`" for choice in rule or ())
 
 
 def _attributes(docstring: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ Writes experiments/results/ablation.csv, ..._summary.csv and a figure in docs/fi
 """
 
 from experiments import curves, runs
-from m3po_jax.config import CLASSIC_TASKS
+from m3po_jax.presets.suites import CLASSIC_TASKS
 
 LABELS = {
     "m3po": "M3PO",

@@ -31,7 +31,7 @@ cd "$M3PO_ROOT"
 
 echo
 echo "training; progress appears once the program is compiled (one to three minutes)"
-"$M3PO_PY" -m m3po_jax.cli.train --config=experiments/configs/classic.py --workdir="$WORKDIR" "$@"
+"$M3PO_PY" -m m3po_jax.cli.train --config=classic --workdir="$WORKDIR" "$@"
 
 echo
 echo "evaluating random actions and the trained agent with and without planning, 16 episodes each"

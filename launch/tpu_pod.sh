@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on a TPU pod slice of Google Cloud, one process on each of its workers:
-#   bash launch/tpu_pod.sh --config=experiments/configs/classic.py --config.train.num_devices=16 \
+#   bash launch/tpu_pod.sh --config=classic --config.train.num_devices=16 \
 #       --config.env.num_envs=16 --config.world_model.batch_size=144
 # The workers get the last commit. When called again, without --overwrite, it uses the existing
 # slice, and the run resumes from its last checkpoint.

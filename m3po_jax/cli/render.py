@@ -19,7 +19,8 @@ import sys
 from absl import flags
 
 from m3po_jax.cli import command_line, paths
-from m3po_jax.config_validation import LARGEST_SEED, validate
+from m3po_jax.config import LARGEST_SEED
+from m3po_jax.config_validation import validate
 from m3po_jax.report import video
 from m3po_jax.workdir import folder
 

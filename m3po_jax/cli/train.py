@@ -2,7 +2,7 @@
 
 m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [--quiet] ...
 
---config=FILE       a Python file with get_config(), as experiments/configs/classic.py
+--config=FILE       a preset, as classic (--list names all), or a Python file with get_config()
 --config.KEY=VALUE  overrides one setting, as --config.train.total_env_steps=50000;
                     repeat --config.tasks=NAME for several tasks
 --workdir=DIR       where everything is written; one that holds this run resumes it, one that

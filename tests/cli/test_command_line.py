@@ -13,7 +13,7 @@ from m3po_jax.config import ConfigError, from_config_dict
 from m3po_jax.workdir.folder import open_workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
-TOY = "--config=experiments/configs/toy.py"
+TOY = "--config=toy"
 
 
 def call(command, *arguments):
@@ -200,7 +200,7 @@ def test_tasks_are_listed_without_loading_a_simulator():
     ],
 )
 def test_finetune_refuses_wrong_calls(tmp_path, arguments, words):
-    config = from_config_dict(importlib.import_module("experiments.configs.toy").get_config())
+    config = from_config_dict(importlib.import_module("m3po_jax.presets.toy").get_config())
     with open_workdir(tmp_path / "old", config):
         pass
     arguments = [argument.replace("RUN", str(tmp_path / "old")) for argument in arguments]

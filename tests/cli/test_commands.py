@@ -71,7 +71,7 @@ def call(command, *arguments, **environment):
 
 
 def train(workdir, *arguments, **environment):
-    flags = ["--config=experiments/configs/toy.py", f"--workdir={workdir}"]
+    flags = ["--config=toy", f"--workdir={workdir}"]
     return call("train", *flags, *arguments, **environment)
 
 

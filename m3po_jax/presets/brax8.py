@@ -2,7 +2,8 @@
 
 import ml_collections
 
-from m3po_jax.config import BRAX8_TASKS, default_config
+from m3po_jax.config import default_config
+from m3po_jax.presets.suites import BRAX8_TASKS
 
 
 def get_config() -> ml_collections.ConfigDict:
