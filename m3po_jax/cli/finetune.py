@@ -1,10 +1,10 @@
 """Goes on learning, from a trained agent, on other tasks.
 
-m3po-finetune --from=DIR --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--embedding=mean]
+m3po-finetune --from=DIR --config=NAME --workdir=DIR [--config.KEY=VALUE ...] [--embedding=mean]
               [--replay=fresh|old] [--overwrite]
 
 --from=DIR         the run to start from; it stays as it is
---config=FILE      settings of the new run: its tasks, new ones, old ones or both, in any order.
+--config=NAME      preset or file: settings of the new run, its tasks new ones, old ones or both.
                    Networks must have the old sizes; observation and action sizes may differ
 --workdir=DIR      folder of the new run; the same command resumes it, and m3po-train does too
 --embedding=NAME   what tasks that the agent does not know start from: mean of all known task
