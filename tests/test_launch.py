@@ -13,6 +13,7 @@ import yaml
 from absl import flags
 from ml_collections import config_flags
 
+from m3po_jax import presets
 from m3po_jax.cli import command_line, train
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
