@@ -49,8 +49,6 @@ setuptools.setup(
     ],
     extras_require={
         "test": TEST,
-        # rliable's arch does not import with pandas 3
-        "experiments": ["pandas<3", "rliable>=1.2"],
         "wandb": ["wandb>=0.19"],
         "docs": DOCS,
         "gymnasium": GYMNASIUM,

@@ -17,8 +17,7 @@ import ziamath
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from m3po_jax.config import Config
-from m3po_jax.config_validation import CHOICES, RULES
+from m3po_jax.config import Config, Range, rule_of
 from m3po_jax.envs import catalog
 from m3po_jax.training import scores
 
@@ -55,7 +54,9 @@ def formula(delimited: str) -> str:
     attributes = f'role="img" aria-label="{html.escape(latex)}"'
     if inline:
         attributes += f' style="vertical-align:{drawing.getyofst():.2f}px"'
-    svg = drawing.svg().replace("<svg ", f"<svg {attributes} ", 1)
+    # ziamath gives glyphs the colour, but draws the bars over letters in black.
+    drawn = drawing.svg().replace('"black"', '"currentColor"')
+    svg = drawn.replace("<svg ", f"<svg {attributes} ", 1)
     return svg if inline else f'<div class="formula">{svg}</div>'
 
 
@@ -140,7 +141,7 @@ def _settings_table(prefix: str, group: type) -> str:
         if dataclasses.is_dataclass(field.default):
             continue
         name = f"{prefix}{field.name}"
-        cells = (f"`{name}`", _default(field.default), _values(name), meanings[field.name])
+        cells = (f"`{name}`", _default(field.default), _values(field), meanings[field.name])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
@@ -149,10 +150,11 @@ def _default(value: Any) -> str:
     return "" if value == () else f"`{value:,}`" if type(value) is int else f"`{value}`"
 
 
-def _values(name: str) -> str:
-    if name in CHOICES:
-        return ", ".join(f"`{choice}`" for choice in CHOICES[name])
-    return next((text for text, _, names in RULES if name in names), "")
+def _values(field: dataclasses.Field) -> str:
+    rule = rule_of(field)
+    if isinstance(rule, Range):
+        return str(rule)
+    return ", ".join(f"`{choice}`" for choice in rule or ())
 
 
 def _attributes(docstring: str) -> dict[str, str]:

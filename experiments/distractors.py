@@ -1,4 +1,4 @@
-"""Distractors: what does predicting outcomes instead of observations buy?
+"""Distractors: what is gained by predicting outcomes instead of observations?
 
 python -m experiments.distractors [--cores 0 1] [--only PART_OF_A_NAME] [--minutes 60]
 

@@ -18,10 +18,10 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from experiments.configs import toy
 from m3po_jax.config import Config, from_config_dict
 from m3po_jax.config_validation import validate
 from m3po_jax.learning.train_step import make_train_step
+from m3po_jax.presets import toy
 from m3po_jax.training.experiment import make_experiment
 
 ITERATIONS = flags.DEFINE_integer("iterations", 2000, "Training iterations.", lower_bound=40)

@@ -1,12 +1,12 @@
-"""Parallel environments: does the score fall when environments are added at equal env steps?
+"""Parallel environments: does the score fall with more environments at equal env steps?
 
 python -m experiments.parallelism [--cores 0 1] [--only PART_OF_A_NAME] [--minutes 60]
 
 CartpoleSwingup with 1, 8, 64 and 256 environments (3 seeds, 100,000 env steps, size `tiny`, action
 repeat 4): with 256 each sees 390 simulator steps, 3.9 of the 10 seconds of an episode. M3PO and
 TD-MPC2 make half an update per transition whatever the number of environments, and collect 64
-transitions between updates, or 4 of each environment where that is more; `tdmpc2 once` makes one
-update per step of all environments, as TD-MPC2's published code does.
+transitions between updates, or 4 of each environment where that is more. `tdmpc2 once` makes a
+fixed number of updates per vector step: one, however many environments it steps.
 Writes experiments/results/parallelism.csv, ..._summary.csv and a figure in docs/figures.
 """
 

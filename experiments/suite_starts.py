@@ -30,7 +30,7 @@ def command(preset: str, workdir: pathlib.Path) -> list[str]:
     """The command line of one start."""
     from m3po_jax.envs import registry
 
-    cfg = importlib.import_module(f"experiments.configs.{preset}").get_config()
+    cfg = importlib.import_module(f"m3po_jax.presets.{preset}").get_config()
     rows = [request.options for request in registry.parse_tasks(cfg.tasks)]
     each = [
         row.get("num_envs", cfg.env.num_envs) * row.get("action_repeat", cfg.env.action_repeat)
@@ -91,7 +91,7 @@ def _cpu_seconds(pid: int) -> float:
 def main() -> None:
     """Starts one preset twice and adds two rows to the CSV."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="dmc25", help="a module of experiments/configs")
+    parser.add_argument("--preset", default="dmc25", help="a preset")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="CSV of results")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

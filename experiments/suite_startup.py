@@ -159,11 +159,11 @@ def add_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:
 def main() -> None:
     """Measures one preset, or some of its tasks, and adds two rows to the CSV."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="dmc25", help="a module of experiments/configs")
+    parser.add_argument("--preset", default="dmc25", help="a preset")
     parser.add_argument("--only", default="", help="only tasks whose name contains this")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS, help="CSV of results")
     arguments = parser.parse_args()
-    preset = importlib.import_module(f"experiments.configs.{arguments.preset}").get_config()
+    preset = importlib.import_module(f"m3po_jax.presets.{arguments.preset}").get_config()
     tasks = [name for name in preset.tasks if arguments.only in name]
     chosen = {"preset": arguments.preset, "only": arguments.only}
     for row in measure(tasks, preset):

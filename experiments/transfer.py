@@ -2,11 +2,11 @@
 
 python -m experiments.transfer [--cores 0 1] [--only PART_OF_A_NAME] [--minutes 60]
 
-Four of five cheap tasks of DM Control are held out in turn (3 seeds). `pretrained` learns the other
+Four of five cheap DM Control tasks are held out in turn (3 seeds). `pretrained` learns the other
 four, 25,600 env steps each at a quarter update per transition. `finetuned` starts from it with
 m3po-finetune: an empty replay, and the mean of the known task embeddings for the new task. Its
 evaluation at 0 env steps is before any step of the new task: zero-shot. `scratch` starts from
-nothing. Both have the same seeds and settings: 27,648 env steps, the first 2,560 with random
+scratch. Both have the same seeds and settings: 27,648 env steps, the first 2,560 with random
 actions, one update per transition, the planner evaluated every 3,072 steps. All agents have the
 size `tiny` and action repeat 4. The four old tasks are not in the finetuned run, so what finetuning
 makes an agent forget is not measured.
@@ -78,8 +78,8 @@ def summary(
 ) -> list[dict[str, str]]:
     """One row per held-out task that has been learned both ways, in returns.
 
-    `minus` is finetuned minus scratch, with its 95 % bootstrap interval over both sets of seeds:
-    where both end, and in `mean_minus` of the means over all evaluations but the zero-shot one.
+    `minus` is finetuned minus scratch, with its 95 % t interval over both sets of seeds: where
+    both end, and in `mean_minus` of the means over all evaluations but the zero-shot one.
     `steps_to_50` is the first evaluation at which the mean over the seeds is half of the highest
     return, 0 if that is zero-shot; `ratio_50` is the steps of scratch over those of finetuned, a
     bound where one of them never comes there.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains and evaluates one agent on three real tasks on this machine: bash launch/local.sh
-# Arguments go to the training command, as --config.train.total_env_steps=50000 or --overwrite.
+# Trains and evaluates one agent on three MuJoCo tasks on this machine: bash launch/local.sh
+# Arguments are passed to the training command: --config.train.total_env_steps=50000, --overwrite, ...
 # WORKDIR=DIR chooses the folder of all three steps (default runs/classic, in the clone):
 #   WORKDIR=runs/seed1 bash launch/local.sh --config.seed=1
 set -euo pipefail
@@ -9,7 +9,7 @@ WORKDIR="${WORKDIR:-runs/classic}"
 for argument in "$@"; do
     case "$argument" in
     --workdir | --workdir=* | -workdir | -workdir=*)
-        echo "error: give the folder as WORKDIR=DIR before the command, not by --workdir: evaluation and report need it too" >&2
+        echo "error: set the folder with WORKDIR=DIR before the command instead of --workdir, because evaluation and report need it too" >&2
         exit 2
         ;;
     esac
@@ -18,11 +18,11 @@ done
 cat <<TEXT
 M3PO on three tasks at once: CartpoleBalance, CartpoleSwingup, ReacherEasy (MuJoCo Playground).
   1. set up .venv with the pinned requirements      (first time only, a few minutes)
-  2. train into $WORKDIR, or go on with the run there
+  2. train into $WORKDIR, or resume the run there
   3. evaluate the trained agent
   4. write a report with all curves, a page for the browser
-On 2 CPU cores this takes about 25 minutes. Stop it with Ctrl-C at any time; run it again,
-without --overwrite, to go on.
+On an idle CPU core this takes about 25 minutes and 5 GB of memory. Stop it with Ctrl-C at any
+time; run it again, without --overwrite, to resume.
 TEXT
 
 # shellcheck source=launch/setup_env.sh
@@ -30,11 +30,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 cd "$M3PO_ROOT"
 
 echo
-echo "training; the first lines come after the program is compiled (a minute or two)"
-"$M3PO_PY" -m m3po_jax.cli.train --config=experiments/configs/classic.py --workdir="$WORKDIR" "$@"
+echo "training; progress appears once the program is compiled (one to three minutes)"
+"$M3PO_PY" -m m3po_jax.cli.train --config=classic --workdir="$WORKDIR" "$@"
 
 echo
-echo "evaluating the trained agent with and without planning and random actions, 16 episodes each"
+echo "evaluating random actions and the trained agent with and without planning, 16 episodes each"
 "$M3PO_PY" -m m3po_jax.cli.evaluate --workdir="$WORKDIR" --episodes=16 --save \
     --policy=random --policy=prior --policy=planner
 
@@ -49,6 +49,6 @@ done. Everything is in $folder:
   config.json   the settings, library versions and commit
   metrics.csv   one row per training iteration
   eval.jsonl    one line per evaluation
-  checkpoints/  the newest states; the same command, without --overwrite, goes on from there
-  report/       report.html and its pictures and numbers: open $folder/report/report.html
+  checkpoints/  the newest states; the same command, without --overwrite, resumes from there
+  report/       report.html with its pictures and numbers: open $folder/report/report.html
 TEXT

@@ -38,7 +38,7 @@ m3po_find_python() {
         echo "    Debian, Ubuntu:  sudo apt-get install python3.12 python3.12-venv"
         echo "    macOS:           brew install python@3.12"
         echo "    anywhere:        https://www.python.org/downloads"
-        echo "  or name one: M3PO_PYTHON=/path/to/python3.12 bash $0"
+        echo "  or choose one: M3PO_PYTHON=/path/to/python3.12 bash $0"
     } >&2
     return 2
 }
@@ -71,7 +71,7 @@ m3po_install() {
     echo "installing the pinned requirements and m3po_jax (a few minutes, about 1.5 GB on disk)"
     if ! "$M3PO_PY" -m pip install -q --disable-pip-version-check -r "$M3PO_ROOT/requirements.txt" ||
         ! "$M3PO_PY" -m pip install -q --disable-pip-version-check --no-deps -e "$M3PO_ROOT"; then
-        echo "error: pip could not install requirements.txt; see its message above, mend it (network, disk space) and run this again" >&2
+        echo "error: pip could not install requirements.txt; see its message above, fix the cause (network, disk space) and run this again" >&2
         return 2
     fi
     m3po_stamp "$M3PO_PY" >"$M3PO_VENV/.m3po-stamp"

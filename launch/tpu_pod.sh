@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Trains on a TPU pod slice of Google Cloud, one process on each of its workers:
-#   bash launch/tpu_pod.sh --config=experiments/configs/classic.py --config.train.num_devices=16 \
+#   bash launch/tpu_pod.sh --config=classic --config.train.num_devices=16 \
 #       --config.env.num_envs=16 --config.world_model.batch_size=144
-# The workers get the last commit. Called again, without --overwrite, it uses the slice that is
-# there, and the run goes on from its last checkpoint.
+# The workers get the last commit. When called again, without --overwrite, it uses the existing
+# slice, and the run resumes from its last checkpoint.
 # Delete the slice when you are done: gcloud compute tpus queued-resources delete NAME --force
 set -euo pipefail
 
@@ -38,11 +38,11 @@ while true; do
     case "$now" in
     ACTIVE) break ;;
     "")
-        echo "error: gcloud does not tell the state of the slice $NAME; mend what it says above and call this again" >&2
+        echo "error: gcloud reports no state for the slice $NAME; fix the error it prints above and run this again" >&2
         exit 1
         ;;
     FAILED | SUSPENDED)
-        echo "error: the slice $NAME is $now; delete the queued resource and call this again" >&2
+        echo "error: the slice $NAME is $now; delete the queued resource and run this again" >&2
         exit 1
         ;;
     esac

@@ -6,8 +6,9 @@ import ml_collections
 import pytest
 
 from m3po_jax import config as config_lib
-from m3po_jax import config_validation, workload
-from m3po_jax.config import Config, ConfigError, NetworkConfig
+from m3po_jax import presets, workload
+from m3po_jax.config import Config, ConfigError, NetworkConfig, Range
+from m3po_jax.config.rules import above, at_least
 from m3po_jax.config_validation import validate
 
 TOY = ("toy/PointReachA", "toy/PointReachB")
@@ -134,7 +135,7 @@ def test_something_that_is_no_config_is_refused():
         (make(policy__planner_kl_scale=0.1), ["policy.planner_kl_scale", "0.1", "'real'"]),
         (make(policy__clip_epsilon=1.0), ["policy.clip_epsilon", "1.0"]),
         (make(exploration__bonus="none"), ["exploration.bonus", "'none'", "discrepancy"]),
-        (make(exploration__beta_start=-0.1), ["exploration.beta_start", "-0.1", "0 or more"]),
+        (make(exploration__beta_start=-0.1), ["exploration.beta_start", "-0.1", "at least 0"]),
         (make(replay__capacity=127), ["replay.capacity", "127", "at least 128"]),
         (make(train__warmup_env_steps=191), ["train.warmup_env_steps", "191", "at least 192"]),
         (make(train__total_env_steps=7_500), ["train.total_env_steps", "7500"]),
@@ -147,6 +148,7 @@ def test_something_that_is_no_config_is_refused():
         (make(replay__capacity=2**31), ["replay.capacity", "from 1 to 2147483647"]),
         (make(network__mlp_width=10**12), ["network.mlp_width", "from 0 to 16777216"]),
         (make(train__eval_episodes=10**14), ["train.eval_episodes", "from 1 to 16777216"]),
+        (make(train__frozen=("q", "polcy")), ["train.frozen", "'polcy'", "policy?"]),
     ],
 )
 def test_wrong_values_are_refused_with_name_value_and_remedy(tree, words):
@@ -180,11 +182,49 @@ def numeric_keys():
     return [key for key, kind in config_lib.field_types().items() if kind in (int, float)]
 
 
-def test_every_setting_has_one_rule():
-    in_rules = [key for _, _, keys in config_validation.RULES for key in keys]
-    assert sorted(in_rules) == sorted(numeric_keys())
-    texts = {key for key, kind in config_lib.field_types().items() if kind is str}
-    assert texts == {*config_validation.CHOICES, "network.size"}
+def rules():
+    """What the type of each setting allows, by its dotted name."""
+    groups = {"": Config, **{f"{f.name}.": f.type for f in dataclasses.fields(Config)}}
+    return {
+        prefix + field.name: config_lib.rule_of(field)
+        for prefix, group in groups.items()
+        if dataclasses.is_dataclass(group)
+        for field in dataclasses.fields(group)
+        if not dataclasses.is_dataclass(field.type)
+    }
+
+
+def test_every_setting_has_a_rule():
+    free = {"tasks", *(key for key, kind in config_lib.field_types().items() if kind is bool)}
+    assert set(rules()) == set(config_lib.field_types())
+    assert {key for key, rule in rules().items() if rule is None} == free
+    ranges = {key for key, rule in rules().items() if isinstance(rule, config_lib.Range)}
+    assert ranges == set(numeric_keys())
+
+
+def test_every_default_obeys_its_rule():
+    config_lib.check(Config())
+
+
+@pytest.mark.parametrize(
+    ("rule", "words", "inside", "outside"),
+    [
+        (at_least(1), "at least 1", (1, 10**9), (0, math.inf, math.nan)),
+        (above(0), "above 0", (1e-9, 1e9), (0, -1)),
+        (Range(0, 1), "from 0 to 1", (0, 0.5, 1), (-1e-9, 1 + 1e-9)),
+        (Range(0, 1, "[)"), "from 0 to below 1", (0, 0.999), (1, -1)),
+        (Range(0, 1, "(]"), "above 0 and at most 1", (1e-9, 1), (0, 2)),
+        (Range(0, 1, "()"), "above 0 and below 1", (1e-9, 0.999), (0, 1, math.nan)),
+    ],
+)
+def test_a_range_knows_its_ends(rule, words, inside, outside):
+    assert str(rule) == words
+    assert all(value in rule for value in inside)
+    assert not any(value in rule for value in outside)
+
+
+def test_sizes_have_the_names_that_a_config_may_give():
+    assert tuple(config_lib.SIZES) == rules()["network.size"]
 
 
 def absurd_numbers():
@@ -202,7 +242,9 @@ def test_every_number_is_checked(key, value):
 
 
 def test_every_choice_passes():
-    for key, choices in config_validation.CHOICES.items():
+    for key, choices in rules().items():
+        if not isinstance(choices, tuple) or key == "train.frozen":
+            continue
         if key == "network.encoder":  # 'observation' needs more than itself: tests of the baselines
             continue
         for choice in choices:
@@ -216,9 +258,9 @@ def test_task_options_count_in_the_load():
     assert load == workload.Load((2, 8), 2, 80, 8 * (2 * 1 + 8 * 4))
 
 
-@pytest.mark.parametrize("name", ["brax8", "classic", "dmc25", "mixed20", "toy"])
-def test_our_config_files_are_valid_and_only_differ(name):
-    module = importlib.import_module(f"experiments.configs.{name}")
+@pytest.mark.parametrize("name", presets.names())
+def test_presets_are_valid_and_only_differ(name):
+    module = importlib.import_module(f"m3po_jax.presets.{name}")
     cfg = module.get_config()
     assert isinstance(cfg, ml_collections.ConfigDict)
     assert cfg.is_locked
@@ -226,7 +268,7 @@ def test_our_config_files_are_valid_and_only_differ(name):
     assert set(cfg.to_dict()) == set(config_lib.default_config().to_dict())
 
 
-# encoder, layers, mlp, latent, Q heads as ALGORITHM section 1 lists them
+# encoder, layers, mlp, latent, Q heads: those of TD-MPC2 from 1M on
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
@@ -238,7 +280,7 @@ def test_our_config_files_are_valid_and_only_differ(name):
         ("317M", (4096, 5, 4096, 1376, 8)),
     ],
 )
-def test_presets(size, expected):
+def test_network_sizes(size, expected):
     network = config_lib.resolve_network(NetworkConfig(size=size), 3)
     assert expected == (
         network.encoder_width,

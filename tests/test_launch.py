@@ -13,6 +13,7 @@ import yaml
 from absl import flags
 from ml_collections import config_flags
 
+from m3po_jax import presets
 from m3po_jax.cli import command_line, train
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
@@ -58,7 +59,7 @@ def test_the_job_set_starts_as_many_processes_as_it_says():
     assert given["num_processes"] == str(job["completions"])
     name = document["metadata"]["name"]
     assert given["coordinator"].startswith(f"{name}-{workers['name']}-0-0.{name}:")
-    assert (LAUNCH.parent / given["config"]).is_file()
+    assert given["config"] in presets.names()
 
 
 @pytest.mark.parametrize("name", ["tpu_pod.sh", "slurm.sbatch", "gke_jobset.yaml"])
@@ -182,7 +183,7 @@ def test_a_requeued_job_does_not_overwrite_again(slurm, tmp_path, spelled):
         assert result.returncode == 0, result.stderr
         first = count == "0"
         assert passed[passed.index("--distributed") + 2 :] == list(arguments if first else others)
-        assert result.stdout.count("leaving out --overwrite") == (not first)
+        assert result.stdout.count("dropping --overwrite") == (not first)
     result, passed, _ = slurm(*others, SLURM_RESTART_COUNT="1")
     assert tuple(passed[-2:]) == others and result.stdout == result.stderr == ""
     result, passed, _ = slurm(spelled, SLURM_RESTART_COUNT="1")
@@ -312,8 +313,9 @@ def test_a_folder_for_one_step_alone_is_refused(local, given):
     assert "WORKDIR=DIR" in result.stderr
 
 
-def test_the_readme_says_what_finding_each_other_on_kubernetes_needs():
-    text = " ".join((LAUNCH.parent / "README.md").read_text(encoding="utf-8").split())
+def test_the_docs_say_what_finding_each_other_on_kubernetes_needs():
+    page = LAUNCH.parent / "docs" / "scaling.md"
+    text = " ".join(page.read_text(encoding="utf-8").split())
     passage = re.search(r"on Kubernetes too, where (.+?); elsewhere add (.+?)\. The JobSet", text)
     assert "jax[k8s]" in passage[1] and "service account may read pods" in passage[1]
     command, _ = example("gke_jobset.yaml")

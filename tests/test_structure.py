@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "types": set(),
     "config": set(),
     "workload": {"config", "envs"},
+    "presets": {"config", "envs"},
     "config_validation": {"config", "workload", "envs"},
     "ops": set(),
     "networks": BASE | {"ops"},
@@ -107,6 +108,7 @@ def test_settings_registry_and_commands_import_no_jax():
     result = run(
         "import sys\n"
         "import m3po_jax, m3po_jax.config, m3po_jax.config_validation, m3po_jax.envs.registry\n"
+        "import m3po_jax.presets.suites, m3po_jax.presets.dmc25\n"
         "import m3po_jax.workdir.folder, m3po_jax.cli.train, m3po_jax.cli.evaluate\n"
         "import m3po_jax.workdir.preemption, m3po_jax.cli.replay_fault, m3po_jax.cli.export\n"
         "import m3po_jax.cli.report, m3po_jax.report.write, m3po_jax.cli.render\n"

@@ -1,8 +1,8 @@
 """Measures how fast an agent trains here, part by part, and how fast this machine could be.
 
-m3po-benchmark --config=FILE [--config.KEY=VALUE ...] [--json=FILE] ...
+m3po-benchmark --config=NAME [--config.KEY=VALUE ...] [--json=FILE] ...
 
---config=FILE       as in m3po-train; nothing is trained for long and nothing is kept
+--config=NAME       as in m3po-train; nothing is trained for long and nothing is kept
 --json=FILE         writes all numbers there ('-' prints them in place of the table)
 --repetitions=N     rounds in which each program is timed once; the median counts (default 7)
 --clock=wall|cpu    cpu counts the time that this process computed in place of the time that

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
-import math
 import os
 import pathlib
 import re
@@ -16,8 +14,10 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from m3po_jax.cli import output
-from m3po_jax.config import Config, ConfigError, UserError, field_types, setting_error, unknown_key
+from m3po_jax import presets
+from m3po_jax.cli import config_argument, output
+from m3po_jax.config import Config, ConfigError, UserError, unknown_key
+from m3po_jax.version import VERSION
 from m3po_jax.workdir import folder, streams
 from m3po_jax.workdir.preemption import PREEMPTED, Preempted
 
@@ -27,8 +27,9 @@ CACHE_VARIABLE = "M3PO_COMPILE_CACHE"
 
 
 def define_config_flag() -> None:
-    """Defines `--config=FILE` and its overrides `--config.KEY=VALUE`."""
+    """Defines `--config=NAME` and its overrides `--config.KEY=VALUE`."""
     config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+    flags.DEFINE_bool("list", False, "List the presets.")  # `run` does, before it parses
 
 
 def define_log_flags() -> None:
@@ -84,6 +85,12 @@ def open_run(
     return processes.shared_workdir(path, config, overwrite=overwrite)
 
 
+def tell(opened: folder.Workdir) -> None:
+    """Says what a person should know of the run that goes on, unless `--quiet`."""
+    if opened.note and not flags.FLAGS.quiet:
+        streams.say(opened.note)
+
+
 def run(main: Callable[[], None], usage: str, *, positional: str | None = None) -> None:
     """Parses the flags, calls `main` and exits; mistakes of the user end in a message and code 2.
 
@@ -115,6 +122,12 @@ def run(main: Callable[[], None], usage: str, *, positional: str | None = None) 
     def parse(argv: Sequence[str]) -> list[str]:
         if {"-h", "-help", "--help", "--helpshort"} & set(argv):
             print(usage.strip())
+            sys.exit(0)
+        if "--version" in argv:
+            print(f"m3po_jax {VERSION}")
+            sys.exit(0)
+        if "--list" in argv and "config" in flags.FLAGS:
+            print("\n".join(f"{name:8} {text}" for name, text in presets.descriptions().items()))
             sys.exit(0)
         try:
             rest = parse_flags(list(argv), positional=positional)
@@ -171,11 +184,7 @@ def parse_flags(
     Raises:
         ConfigError: An unknown flag or key, a wrong value, or a config file that does not load.
     """
-    source = _config_file(argv)
-    for key, value in _overrides(argv):
-        if source is None:
-            raise ConfigError(f"--config.{key} needs --config=FILE before it")
-        check_override(key, value)
+    argv, source = config_argument.resolve(argv)
     flag_values.set_gnu_getopt(True)  # flags may follow arguments
     try:
         rest: list[str] = flag_values(argv)
@@ -188,29 +197,6 @@ def parse_flags(
     if len(rest) > 1:
         raise ConfigError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
     return rest
-
-
-def check_override(key: str, value: str | None) -> None:
-    """Refuses an override whose key is unknown or whose text is not of the setting's type.
-
-    Raises:
-        ConfigError: Names key, value and the nearest valid choice.
-    """
-    kinds = field_types()
-    if key not in kinds:
-        raise unknown_key(key)
-    if value is None or kinds[key] in (str, tuple):
-        return
-    kind, default = kinds[key], _default(key)
-    if kind is bool:
-        if value.lower() in ("true", "false", "1", "0", "t", "f"):
-            return
-        raise setting_error(key, value, f"must be true or false (default: {default})")
-    try:
-        kind(value)
-    except ValueError:
-        hint = f"a whole number, as the default {default}" if kind is int else "a number"
-        raise setting_error(key, value, f"must be {hint}{_whole(kind, value)}") from None
 
 
 def use_compile_cache() -> None:
@@ -240,58 +226,6 @@ def _take_arguments(rest: list[str], flag: flags.Flag) -> list[str]:
     if flag.value is None:
         raise ConfigError(_flag_needed(flag.name))
     return rest
-
-
-def _config_file(argv: Sequence[str]) -> str | None:
-    """Returns the file that `--config` names, None without one."""
-    for index, argument in enumerate(argv):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            path = value if equals else "".join(argv[index + 1 : index + 2])
-            if not os.path.isfile(path.partition(":")[0]):
-                raise ConfigError(f"--config={path} is no file{_near_file(path)}")
-            return path.partition(":")[0]
-    return None
-
-
-def _near_file(path: str) -> str:
-    ours = [str(file) for file in sorted(pathlib.Path("experiments/configs").glob("[!_]*.py"))]
-    beside = [str(file) for file in sorted(pathlib.Path(path).parent.glob("*.py"))]
-    close = difflib.get_close_matches(path, [*beside, *ours], n=1) or ours
-    return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
-def _overrides(argv: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Returns the `--config.KEY[=VALUE]` of the command line; a value can be the next argument."""
-    found: list[tuple[str, str | None]] = []
-    for index, argument in enumerate(argv):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if not argument.startswith("-") or not name.startswith(("config.", "noconfig.")):
-            continue
-        key = name.partition(".")[2]
-        if equals:
-            found.append((key, value))
-        elif field_types().get(key) is bool:
-            found.append((key, None))
-        else:
-            found.append((key, argv[index + 1] if index + 1 < len(argv) else None))
-    return found
-
-
-def _default(key: str) -> object:
-    node: object = Config()
-    for name in key.split("."):
-        node = getattr(node, name)
-    return node
-
-
-def _whole(kind: type, value: str) -> str:
-    """Returns '; nearest: N' where the text is a number that is not whole or written as a float."""
-    try:
-        number = float(value)
-    except ValueError:
-        return ""
-    return f"; nearest: {round(number)}" if kind is int and math.isfinite(number) else ""
 
 
 def _flag_message(error: flags.Error, source: str | None) -> str:

@@ -16,7 +16,8 @@ import json
 from absl import flags
 
 from m3po_jax.cli import command_line, paths
-from m3po_jax.config_validation import LARGEST_SEED, MOST_ROWS, validate
+from m3po_jax.config import LARGEST_SEED, MOST_ROWS
+from m3po_jax.config_validation import validate
 from m3po_jax.workdir import folder
 
 FLAGS = flags.FLAGS

@@ -1,10 +1,10 @@
 """Goes on learning, from a trained agent, on other tasks.
 
-m3po-finetune --from=DIR --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--embedding=mean]
+m3po-finetune --from=DIR --config=NAME --workdir=DIR [--config.KEY=VALUE ...] [--embedding=mean]
               [--replay=fresh|old] [--overwrite]
 
 --from=DIR         the run to start from; it stays as it is
---config=FILE      settings of the new run: its tasks, new ones, old ones or both, in any order.
+--config=NAME      preset or file: settings of the new run, its tasks new ones, old ones or both.
                    Networks must have the old sizes; observation and action sizes may differ
 --workdir=DIR      folder of the new run; the same command resumes it, and m3po-train does too
 --embedding=NAME   what tasks that the agent does not know start from: mean of all known task
@@ -38,9 +38,12 @@ def main() -> None:
     origin = Origin(source, FLAGS.embedding, FLAGS.replay == "old")
     config = startable_config(config, path, origin, overwrite=FLAGS.overwrite)
     with (
-        folder.open_workdir(path, config, overwrite=FLAGS.overwrite, origin=origin.as_record()),
+        folder.open_workdir(
+            path, config, overwrite=FLAGS.overwrite, origin=origin.as_record()
+        ) as opened,
         preemption.stop_on_signals() as stop,
     ):
+        command_line.tell(opened)
         command_line.use_compile_cache()
         from m3po_jax.finetuning import begin
         from m3po_jax.training import loop

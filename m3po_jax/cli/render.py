@@ -4,8 +4,7 @@ m3po-render --workdir=DIR --task=NAME --out=FILE [--policy=planner|prior] [--see
 
 --workdir=DIR   the folder of the run
 --task=NAME     one of its tasks, as dmc/CartpoleSwingup
---out=FILE      FILE.mp4 for MuJoCo tasks; FILE.html for Brax tasks, whose page loads Brax's viewer
-                from the network
+--out=FILE      FILE.mp4 for MuJoCo tasks; FILE.html for Brax tasks (loads Brax's viewer online)
 --policy=NAME   planner: plan with the learned model; prior: the policy network alone
 --seed=0        seed of the episode
 --overlay       draws what the agent believed: returns and rewards expected, and those that came
@@ -19,7 +18,8 @@ import sys
 from absl import flags
 
 from m3po_jax.cli import command_line, paths
-from m3po_jax.config_validation import LARGEST_SEED, validate
+from m3po_jax.config import LARGEST_SEED
+from m3po_jax.config_validation import validate
 from m3po_jax.report import video
 from m3po_jax.workdir import folder
 

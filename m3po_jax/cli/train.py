@@ -1,10 +1,11 @@
 """Trains an agent.
 
-m3po-train --config=FILE --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [--quiet] ...
+m3po-train --config=NAME --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [--quiet] ...
 
---config=FILE       a Python file with get_config(), as experiments/configs/classic.py
+--config=NAME       a preset, as classic (m3po-train --list shows all), or a Python file with
+                    get_config(); --config=FILE:TEXT calls get_config(TEXT)
 --config.KEY=VALUE  overrides one setting, as --config.train.total_env_steps=50000;
-                    repeat --config.tasks=NAME for several tasks
+                    several tasks: --config.tasks=NAME,NAME, or repeat it
 --workdir=DIR       where everything is written; one that holds this run resumes it, one that
                     holds another run is refused
 --overwrite         starts anew; the run in the workdir is deleted once the new one is saved
@@ -39,7 +40,8 @@ def main() -> None:
     validate(config)
     with preemption.stop_on_signals() as stop:
         command_line.use_compile_cache()
-        with command_line.open_run(path, config, overwrite=FLAGS.overwrite):
+        with command_line.open_run(path, config, overwrite=FLAGS.overwrite) as opened:
+            command_line.tell(opened)
             from m3po_jax.training import loop
 
             loop.train_and_evaluate(

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jax import export as jax_export
 
 from m3po_jax.config import UserError
 from m3po_jax.deploy.agent import Agent
-from m3po_jax.workdir.record import versions, write_atomically
+from m3po_jax.workdir.record import versions, write_synced
 
 SIGNATURE_FILE = "signature.json"
 SUFFIX = ".stablehlo"
@@ -46,7 +47,8 @@ def export(agent: Agent, out: str | os.PathLike[str]) -> dict[str, Any]:
 
     Args:
         agent: The agent.
-        out: Folder; made where it is missing. An earlier export in it is replaced.
+        out: Folder; made where it is missing. An earlier export in it is replaced when the new
+            one is on the disk.
 
     Returns:
         The signature.
@@ -60,16 +62,39 @@ def export(agent: Agent, out: str | os.PathLike[str]) -> dict[str, Any]:
     signature = _signature(agent, programs)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob(f"*{SUFFIX}"):
-            old.unlink()
-        # Written last, so that a signature never describes programs that are not there.
-        (folder / SIGNATURE_FILE).unlink(missing_ok=True)
-        for name, (exported, _) in programs.items():
-            (folder / f"{name}{SUFFIX}").write_bytes(exported)
-        write_atomically(folder / SIGNATURE_FILE, json.dumps(signature, indent=2) + "\n")
+        files = {f"{name}{SUFFIX}": exported for name, (exported, _) in programs.items()}
+        _replace(folder, files, json.dumps(signature, indent=2) + "\n")
     except OSError as error:
-        raise ExportError(f"cannot write to {folder}: {error.strerror or error}") from error
+        raise ExportError(
+            f"cannot write to {folder}: {error.strerror or error}; give --out a folder that can be "
+            "written, on a disk with room"
+        ) from error
     return signature
+
+
+def _replace(folder: pathlib.Path, files: Mapping[str, bytes], signature: str) -> None:
+    """Puts new files in the place of old ones, which stay until all of the new are on the disk.
+
+    A signature never describes programs that are not there. After a kill in between, the next
+    export finds the new one's and knows the folder as its own.
+    """
+    new = {**files, SIGNATURE_FILE: signature.encode()}
+    try:
+        for name, data in new.items():
+            write_synced(_unfinished(folder / name), data)
+    except OSError:
+        for name in new:
+            _unfinished(folder / name).unlink(missing_ok=True)
+        raise
+    (folder / SIGNATURE_FILE).unlink(missing_ok=True)
+    for old in folder.glob(f"*{SUFFIX}"):
+        old.unlink()
+    for name in new:  # the signature last
+        _unfinished(folder / name).rename(folder / name)
+
+
+def _unfinished(file: pathlib.Path) -> pathlib.Path:
+    return file.with_name(f".{file.name}.tmp")
 
 
 def _program(agent: Agent, policy: str) -> tuple[bytes, list[dict[str, Any]]]:
@@ -149,15 +174,19 @@ def _signature(
 
 def _refuse_foreign(folder: pathlib.Path) -> None:
     """Refuses a folder with anything but an export in it, before anything is compiled."""
+    programs = [folder / f"{name}{SUFFIX}" for name in ("prior", "planner")]
+    signature = folder / SIGNATURE_FILE
+    unfinished = {_unfinished(file).name for file in (*programs, signature)}
     try:
         names = {child.name for child in folder.iterdir()} if folder.exists() else set()
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     except OSError as error:
         raise ExportError(f"cannot use {folder}: {error.strerror or error}") from error
-    if not names:
-        return
-    ours = {SIGNATURE_FILE, *(f"{name}{SUFFIX}" for name in ("prior", "planner"))}
-    foreign = sorted(names - ours)
-    if foreign or not _is_export(folder / SIGNATURE_FILE):
+    if not os.access(there, os.W_OK):
+        raise ExportError(f"cannot use {folder}: {there} cannot be written; give another --out")
+    foreign = sorted(names - unfinished - {file.name for file in (*programs, signature)})
+    begun = _is_export(signature) or _is_export(_unfinished(signature))
+    if foreign or not (begun or names <= unfinished):
         what = f"{foreign[0]!r}" if foreign else f"no {SIGNATURE_FILE} of an export"
         raise ExportError(f"{folder} is not empty and no export ({what}); give another --out")
 
@@ -165,6 +194,6 @@ def _refuse_foreign(folder: pathlib.Path) -> None:
 def _is_export(file: pathlib.Path) -> bool:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(record, dict) and record.get("format") == _FORMAT

@@ -1,4 +1,4 @@
-"""MPPI with policy samples and elites (ALGORITHM section 2; TD-MPC2, arXiv 2310.16828).
+"""MPPI with policy samples and elites (docs/concepts.md; TD-MPC2, arXiv 2310.16828).
 
 The planner knows no model: it takes any `LatentModel`. It plans *pre-tanh* actions, so that the
 action that it executes has an exact Gaussian density. It is written for one state; batch it with
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.config import ConfigError, PlannerConfig
+from m3po_jax.config import PlannerConfig, check_planner
 from m3po_jax.types import LatentModel
 
 # Scores the actions u [N, A] in the latents z [N, Z] with an exploration value [N].
@@ -85,7 +85,7 @@ def mppi_plan(
         The plan.
 
     Raises:
-        ConfigError: A size in `cfg` is larger than the population, or below 1.
+        ConfigError: A value of `cfg` is not one that it may have.
         ValueError: `plan_mean` is not `[cfg.horizon, A]`.
     """
     _check(cfg, jnp.shape(plan_mean), jnp.shape(action_mask))
@@ -225,15 +225,7 @@ def _elites(population: _Population, num_elites: int) -> _Population:
 
 def _check(cfg: PlannerConfig, plan_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
     """Refuses sizes that do not fit together, by name."""
-    for name in ("num_samples", "iterations", "num_elites", "horizon"):
-        if getattr(cfg, name) < 1:
-            raise ConfigError(f"planner.{name} = {getattr(cfg, name)} must be at least 1")
-    for name in ("num_elites", "num_policy_samples"):
-        if getattr(cfg, name) > cfg.num_samples:
-            raise ConfigError(
-                f"planner.{name} = {getattr(cfg, name)} must be at most planner.num_samples = "
-                f"{cfg.num_samples}; lower it or raise num_samples"
-            )
+    check_planner(cfg)
     expected = (cfg.horizon, *mask_shape)
     if plan_shape != expected:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The value-discrepancy bonus (ALGORITHM section 4; after POME, arXiv 1811.07350).
+"""The value-discrepancy bonus (docs/concepts.md; after POME, arXiv 1811.07350).
 
 Where the model-based and the model-free value of a transition disagree, one of them has something
 to learn. The bonus is a reward for exploring and never enters a task's reward, value or return.
@@ -7,10 +7,8 @@ to learn. The bonus is a reward for exploring and never enters a task's reward, 
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.config import ConfigError, ExplorationConfig, nearest
+from m3po_jax.config import ExplorationConfig, check
 from m3po_jax.ops import rows, statistics
-
-_BONUSES = ("discrepancy", "pome")
 
 
 def discrepancy_bonus(
@@ -44,11 +42,9 @@ def discrepancy_bonus(
         Bonuses `[...]`.
 
     Raises:
-        ConfigError: `cfg.bonus` is neither of the two.
+        ConfigError: A value of `cfg` is not one that it may have.
     """
-    if cfg.bonus not in _BONUSES:
-        hint = nearest(cfg.bonus, _BONUSES)
-        raise ConfigError(f"exploration.bonus = {cfg.bonus!r} is no choice; {hint}")
+    check(cfg, "exploration")
     delta = jnp.abs(q_mf - q_mb)
     std = moments.std[task_id] + 1e-6
     if cfg.bonus == "discrepancy":

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from m3po_jax.config import KL_BOUND_FACTOR as KL_BOUND_FACTOR
-from m3po_jax.config import ConfigError, PolicyConfig, nearest
+from m3po_jax.config import PolicyConfig, check
 from m3po_jax.ops import distributions, finite, policy_gradient, rows
 from m3po_jax.ops.minibatches import minibatches
 from m3po_jax.types import Metrics, Params
 
-_KINDS = ("clip", "kl", "none")
 _PENALTY_RANGE = (1e-3, 1e3)
 _MAX_BACKTRACKS = 10
 
@@ -178,12 +177,10 @@ def trust_region_update(
         `shortened` (1 if the step was shortened), `skipped` (steps left out as not finite).
 
     Raises:
-        ConfigError: `cfg.trust_region` is none of the three.
+        ConfigError: A value of `cfg` is not one that it may have.
         ValueError: `N` is not a multiple of `cfg.minibatches`.
     """
-    if cfg.trust_region not in _KINDS:
-        hint = nearest(cfg.trust_region, _KINDS)
-        raise ConfigError(f"policy.trust_region = {cfg.trust_region!r} is no choice; {hint}")
+    check(cfg, "policy")
     keys = jax.random.split(key, 3)
     batches = minibatches(
         data,

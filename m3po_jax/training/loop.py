@@ -134,8 +134,8 @@ class _Run:
             if processes.leads():
                 forget_overwritten(workdir)
             progress.say(f"Going on from the checkpoint at {self.env_steps:,} env steps.")
-        if processes.leads():
-            writer.truncate_after(self.env_steps)
+        if processes.leads() and (missing := writer.truncate_after(self.env_steps)):
+            progress.say(missing)
 
     @property
     def env_steps(self) -> int:

@@ -112,7 +112,8 @@ def shared_workdir(
         if any_of(refusal is not None):
             raise refusal or ProcessError("process 0 refused to start; its message says why")
         resumed = from_leader(opened is not None and opened.resumed)
-        yield Workdir(pathlib.Path(workdir).absolute(), resumed)
+        note = "" if opened is None else opened.note
+        yield Workdir(pathlib.Path(workdir).absolute(), resumed, note)
 
 
 @contextlib.contextmanager

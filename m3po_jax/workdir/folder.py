@@ -35,10 +35,12 @@ class Workdir:
     Attributes:
         path: The folder, absolute.
         resumed: Whether it held this run already.
+        note: What a person should know of going on with it.
     """
 
     path: pathlib.Path
     resumed: bool
+    note: str = ""
 
 
 @contextlib.contextmanager
@@ -78,9 +80,9 @@ def open_workdir(
                 overwriting.set_aside(path, _files(path))
         try:
             with _os_errors_named(path):
-                new, resumed = _record(path, config, origin)
+                new, resumed, note = _record(path, config, origin)
                 write_atomically(path / CONFIG_FILE, json.dumps(new, indent=2) + "\n")
-            yield Workdir(path, resumed)
+            yield Workdir(path, resumed, note)
         finally:
             with _os_errors_named(path):
                 _settle(path)
@@ -202,14 +204,15 @@ def _refuse_dangling(path: pathlib.Path) -> None:
 
 def _record(
     path: pathlib.Path, config: Config, origin: Mapping[str, str] | None
-) -> tuple[dict[str, Any], bool]:
-    """Returns the new config.json, and whether it is that of a run which goes on."""
+) -> tuple[dict[str, Any], bool, str]:
+    """Returns the new config.json, whether its run goes on, and what to know of that."""
     if not (path / CONFIG_FILE).exists():
         _refuse_headless(path)
-        return record.new(config, origin), False
+        return record.new(config, origin), False, ""
     old = record.read(path)
     if has_begun(path):
-        return record.resumed(path, old, config, origin), True
+        new = record.resumed(path, old, config, origin)
+        return new, True, record.version_changes(old, new)
     if origin is None and record.ORIGIN in old:
         source = old[record.ORIGIN]["from"]
         raise WorkdirError(
@@ -217,7 +220,7 @@ def _record(
             "m3po-finetune starts it"
         )
     # A start that was refused or cut short left nothing to go on with.
-    return record.new(config, origin), False
+    return record.new(config, origin), False, ""
 
 
 def _checkpoints(path: pathlib.Path) -> list[pathlib.Path]:

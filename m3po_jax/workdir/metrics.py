@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
@@ -78,16 +79,15 @@ class MetricsWriter:
         """Appends one line to eval.jsonl; `env_steps` must be among the keys."""
         if STEP not in record:
             raise MetricsError(f"a line of {EVALUATION_FILE} needs the key {STEP!r}")
-        line = json.dumps(record) + "\n"
-        with (
-            _write_errors_named(self._evaluation_path, self.close),
-            open(self._evaluation_path, "a", encoding="utf-8") as file,
-        ):
-            file.write(line)
+        with _write_errors_named(self._evaluation_path, self.close):
+            _append(self._evaluation_path, record)
         self._tell(lambda sink: sink.write_evaluation(record))
 
-    def truncate_after(self, env_steps: int) -> None:
+    def truncate_after(self, env_steps: int) -> str:
         """Drops rows and lines of both files past `env_steps`, and a torn last line.
+
+        Returns:
+            What is missing of metrics.csv, which reaches every checkpoint; empty if nothing.
 
         Raises:
             MetricsError: A line other than the last one is damaged, or a file cannot be written.
@@ -99,6 +99,14 @@ class MetricsWriter:
             _rewrite(metrics, _kept_rows(metrics, env_steps), header_lines=1)
             _rewrite(evaluations, _kept_records(evaluations, env_steps))
         self._tell(lambda sink: sink.start_after(env_steps))
+        _, rows = _rows(metrics)
+        end = rows[-1][0] if rows else 0
+        if end >= env_steps:
+            return ""
+        return (
+            f"{metrics} ends at {end:,} env steps and the checkpoint is at {env_steps:,}: the rows "
+            "between them are lost, and curves will show a gap."
+        )
 
     def close(self) -> None:
         """Closes metrics.csv; a later `write` opens it again."""
@@ -160,8 +168,8 @@ def save_evaluation(workdir: str | os.PathLike[str], record: Mapping[str, Any]) 
         MetricsError: The file cannot be written.
     """
     path = pathlib.Path(workdir) / SAVED_EVALUATION_FILE
-    with _write_errors_named(path, lambda: None), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    with _write_errors_named(path, lambda: None):
+        _append(path, record)
     return path
 
 
@@ -217,6 +225,26 @@ def _csv_line(cells: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
+def _append(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Appends a line of JSON, whole and after whole lines, whoever else writes or was killed."""
+    with open(path, "ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        tail = file.read().rpartition(b"\n")[2]
+        whole = _is_json(tail)
+        if not whole:
+            file.truncate(file.tell() - len(tail))
+        file.write((b"\n" if whole else b"") + json.dumps(record).encode() + b"\n")
+
+
+def _is_json(text: str | bytes) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _complete_lines(path: pathlib.Path) -> list[str]:
     """Returns the lines that end in a newline; a kill can tear only what stands after them."""
     if not path.exists():
@@ -225,9 +253,20 @@ def _complete_lines(path: pathlib.Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
+def _json_lines(path: pathlib.Path) -> list[str]:
+    """Returns the lines; the last may lack its newline, as an editor leaves it, if it is whole."""
+    lines = _complete_lines(path)
+    if path.exists():
+        tail = path.read_bytes().rpartition(b"\n")[2]
+        if _is_json(tail):
+            lines.append(tail.decode())
+    return lines
+
+
 def _damaged(path: pathlib.Path, number: int) -> MetricsError:
     return MetricsError(
-        f"line {number} of {path} is damaged; delete that line or move the file away, then go on"
+        f"line {number} of {path} is damaged; mend it, or keep a copy of the file and take that "
+        "line out, then go on"
     )
 
 
@@ -250,11 +289,11 @@ def _rows(path: pathlib.Path) -> tuple[list[str], list[tuple[int, str, list[str]
 def _records(path: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
     """Returns text and content of each line of JSON; refuses a damaged one."""
     records = []
-    for number, line in enumerate(_complete_lines(path), start=1):
+    for number, line in enumerate(_json_lines(path), start=1):
         try:
             record = json.loads(line)
             record[STEP] + 0
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise _damaged(path, number) from None
         records.append((line, record))
     return records

@@ -112,13 +112,18 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     file = path / CONFIG_FILE
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WorkdirError(
             f"{file} cannot be read ({error}); put the file back, or move the folder away and "
             "start anew"
         ) from error
     if not _is_ours(record):
         raise WorkdirError(f"{file} was not written by m3po_jax; give another --workdir")
+    if flaw := _flaw(record):
+        raise WorkdirError(
+            f"{file} is not as it was written: {flaw}; put back what was there, or give another "
+            "--workdir"
+        )
     return dict(record)
 
 
@@ -132,21 +137,47 @@ def config_of(path: pathlib.Path, record: dict[str, Any]) -> Config:
         return from_config_dict(record["config"])
     except ConfigError as error:
         writer = _release(record["versions"]["m3po_jax"], record.get("commit"))
+        this = _release(VERSION, commit())
+        if writer == this:
+            raise WorkdirError(
+                f"{path / CONFIG_FILE} is not as {this} wrote it: {error}; put back what was "
+                "there, or give another --workdir"
+            ) from error
         raise WorkdirError(
-            f"{path / CONFIG_FILE} was written by {writer}, and this is "
-            f"{_release(VERSION, commit())} ({error}); read it with the one that "
-            "wrote it, or give another --workdir"
+            f"{path / CONFIG_FILE} was written by {writer}, and this is {this} ({error}); read it "
+            "with the one that wrote it, or give another --workdir"
         ) from error
+
+
+def version_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What to know of a run that other libraries began; empty where they are the same."""
+    before, now = old["versions"], new["versions"]
+    changes = [
+        f"{name} {before.get(name, 'absent')} (now {now.get(name, 'absent')})"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    if not changes:
+        return ""
+    return (
+        f"This run was written with {', '.join(changes)}: it goes on, and need not end in the very "
+        f"numbers of one version. {CONFIG_FILE} keeps note of it."
+    )
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Replaces a file such that a kill at any moment leaves the old or the new text."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    write_synced(temporary, text.encode())
+    os.replace(temporary, path)
+
+
+def write_synced(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file and returns when it is on the disk."""
+    with open(path, "wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def versions() -> dict[str, str]:
@@ -207,6 +238,34 @@ def _is_ours(record: Any) -> bool:
         and isinstance(record.get("config"), dict)
         and isinstance(record.get("versions"), dict)
         and "m3po_jax" in record["versions"]
+    )
+
+
+def _flaw(record: dict[str, Any]) -> str:
+    """What of a config.json has not the form in which `new` and `resumed` write it, if anything."""
+    if not _texts(record["versions"]):
+        return "`versions` must hold texts"
+    if not isinstance(record.get("commit"), str | None):
+        return f"`commit` must be a text or null, found {record['commit']!r}"
+    origin = record.get(ORIGIN, {"from": ""})
+    if not _texts(origin) or "from" not in origin:
+        return f"`{ORIGIN}` must hold texts, with one named `from`, found {origin!r}"
+    history = record.get("history", [])
+    if not isinstance(history, list) or not all(map(_is_past, history)):
+        return "`history` must be a list of what changed, each with `changed` and `versions`"
+    return ""
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_past(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("changed"), dict)
+        and _texts(entry.get("versions"))
+        and isinstance(entry.get("commit"), str | None)
     )
 
 

@@ -8,12 +8,14 @@ import time
 
 import pytest
 
-from m3po_jax.cli import command_line
+import m3po_jax
+from m3po_jax import presets
+from m3po_jax.cli import command_line, config_argument
 from m3po_jax.config import ConfigError, from_config_dict
 from m3po_jax.workdir.folder import open_workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
-TOY = "--config=experiments/configs/toy.py"
+TOY = "--config=toy"
 
 
 def call(command, *arguments):
@@ -56,8 +58,13 @@ def refusal(command, *arguments):
         ([TOY, "--config.planner.horizon=99"], ["planner.horizon", "99", "unroll_length"]),
         ([TOY, "--overwrit"], ["overwrit", "overwrite"]),
         ([TOY, "more"], ["unexpected argument 'more'"]),
-        (["--config=experiments/configs/clasic.py"], ["clasic.py", "classic.py?"]),
-        (["--config.seed=3"], ["--config.seed", "--config=FILE"]),
+        (["--config=clasic"], ["--config=clasic", "neither a preset nor a file", "mean classic?"]),
+        (["--config=experiments/configs/classic.py"], ["did you mean classic?"]),
+        (["--config=tests/registered_task.py"], ["did you mean tests/registered_tasks.py?"]),
+        (["--config=zzz"], ["the presets are brax8, classic, dmc25, mixed20, toy"]),
+        (["--config=toy:toy/A"], ["--config=toy --config.tasks=toy/A"]),
+        ([TOY, "--config.tasks=toy/PointReachA,toy/PointRechB"], ["tasks[1]", "toy/PointReachB"]),
+        (["--config.seed=3"], ["--config.seed", "--config=PRESET"]),
         ([], ["--config is needed"]),
     ],
 )
@@ -106,6 +113,42 @@ def test_evaluate_refuses_wrong_calls(tmp_path):
     assert "--workdir is needed" in refusal("evaluate")
 
 
+def test_presets_are_listed_with_what_they_are():
+    result = call("train", "--list")
+    rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert result.returncode == 0 and rows == presets.descriptions()
+    assert set(rows) == {"toy", "classic", "brax8", "dmc25", "mixed20"}
+    assert all(text.endswith(".") for text in rows.values())
+
+
+@pytest.mark.parametrize("command", ["train", "tasks"])
+def test_the_version_is_shown(command):
+    result = call(command, "--version")
+    assert (result.returncode, result.stdout) == (0, f"m3po_jax {m3po_jax.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--config=toy", "--config.tasks=a,b"],
+        ["--config", "toy", "--config.tasks", "a,b"],
+        ["-config=toy", "--config.tasks=a", "--config.tasks=b"],
+    ],
+)
+def test_several_tasks_stand_in_one_override_or_in_several(given):
+    argv, source = config_argument.resolve(["train", *given])
+    assert source == str(presets.path_of("toy"))
+    assert argv[-2:] == ["--config.tasks=a", "--config.tasks=b"]
+    assert source in argv[1] + argv[2]
+
+
+def test_a_file_may_take_text_behind_its_name():
+    file = "experiments/configs/baselines/m3po.py"
+    argv, source = config_argument.resolve(["train", f"--config={ROOT / file}:toy/A,toy/B"])
+    assert source == str(ROOT / file)
+    assert argv == ["train", f"--config={ROOT / file}:toy/A,toy/B"]
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_help_shows_the_flags(command):
     result = call(command, "--help")
@@ -127,7 +170,7 @@ def test_help_shows_the_flags(command):
     ],
 )
 def test_good_overrides_pass(key, value):
-    command_line.check_override(key, value)
+    config_argument.check_override(key, value)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +178,7 @@ def test_good_overrides_pass(key, value):
 )
 def test_whole_numbers(value, hint):
     with pytest.raises(ConfigError) as caught:
-        command_line.check_override("seed", value)
+        config_argument.check_override("seed", value)
     assert hint in str(caught.value)
     assert ("nearest" in str(caught.value)) == ("nearest" in hint)
 
@@ -200,7 +243,7 @@ def test_tasks_are_listed_without_loading_a_simulator():
     ],
 )
 def test_finetune_refuses_wrong_calls(tmp_path, arguments, words):
-    config = from_config_dict(importlib.import_module("experiments.configs.toy").get_config())
+    config = from_config_dict(importlib.import_module("m3po_jax.presets.toy").get_config())
     with open_workdir(tmp_path / "old", config):
         pass
     arguments = [argument.replace("RUN", str(tmp_path / "old")) for argument in arguments]

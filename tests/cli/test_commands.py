@@ -71,7 +71,7 @@ def call(command, *arguments, **environment):
 
 
 def train(workdir, *arguments, **environment):
-    flags = ["--config=experiments/configs/toy.py", f"--workdir={workdir}"]
+    flags = ["--config=toy", f"--workdir={workdir}"]
     return call("train", *flags, *arguments, **environment)
 
 
@@ -214,5 +214,4 @@ def test_evaluate_needs_a_checkpoint(tmp_path):
 def test_exit_codes_and_messages(tmp_path, fault, code, message):
     result = train(tmp_path, FAULT=fault)
     assert (result.returncode, result.stderr) == (code, message)
-    readme = (ROOT / "README.md").read_text() + (ROOT / "docs" / "reliability.md").read_text()
-    assert f"| {code} |" in readme
+    assert f"| {code} |" in (ROOT / "docs" / "reliability.md").read_text()

@@ -49,20 +49,20 @@ def test_other_names_stay_as_they_are(text):
 
 
 CALLS = {
-    "train": ["--config=experiments/configs/toy.py", "--workdir=ADDRESS"],
-    "finetune": ["--config=experiments/configs/toy.py", "--workdir=x", "--from=ADDRESS"],
+    "train": ["--config=toy", "--workdir=ADDRESS"],
+    "finetune": ["--config=toy", "--workdir=x", "--from=ADDRESS"],
     "evaluate": ["--workdir=ADDRESS"],
     "export": ["--workdir=x", "--out=ADDRESS"],
     "render": ["--workdir=x", "--task=toy/PointReachA", "--out=ADDRESS"],
     "report": ["ADDRESS"],
     "replay_fault": ["ADDRESS"],
-    "benchmark": ["--config=experiments/configs/toy.py", "--json=ADDRESS"],
+    "benchmark": ["--config=toy", "--json=ADDRESS"],
 }
 
 
 @pytest.mark.parametrize("command", CALLS)
 def test_every_command_refuses_addresses(command, tmp_path):
-    config = f"--config={ROOT}/experiments/configs/toy.py"
+    config = "--config=toy"
     arguments = [a.replace("ADDRESS", "gs://bucket/x") for a in CALLS[command]]
     arguments = [config if a.startswith("--config") else a for a in arguments]
     result = subprocess.run(

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import pytest
 
 import m3po_jax
-from experiments.configs import toy
 from m3po_jax.deploy.export import export
 from m3po_jax.envs import entry_points, registry
+from m3po_jax.presets import toy
 from m3po_jax.workdir.folder import open_workdir
 from tests.integration.saved_run import save_run
 

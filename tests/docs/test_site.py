@@ -5,12 +5,15 @@ import json
 import pathlib
 import re
 
+import material
 import nbformat
+import pygments
 import pytest
 from nbclient import NotebookClient
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonConsoleLexer
 
 from m3po_jax.config import field_types
-from m3po_jax.config_validation import CHOICES, RULES
 from m3po_jax.envs import catalog
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -33,8 +36,8 @@ def test_every_setting_stands_on_its_page_with_default_values_and_meaning(hooks)
     assert cells["policy.kl_target"][:2] == ["`0.05`", "above 0"]
     assert cells["policy.trust_region"][1] == "`clip`, `kl`, `none`"
     assert all(len(meaning) > 10 for *_, meaning in rows)
-    ruled = {name for _, _, names in RULES for name in names} | set(CHOICES)
-    assert all(cells[name][1] for name in ruled)
+    free = {name for name, kind in field_types().items() if kind is bool} | {"tasks"}
+    assert {name for name, cell in cells.items() if not cell[1]} == free
 
 
 def test_every_task_is_listed(hooks):
@@ -60,6 +63,33 @@ def test_formulas_are_drawn(hooks):
     assert "currentColor" in drawn
     block = hooks.on_page_content('<div class="arithmatex">\\[\n\\frac{1}{2}\n\\]</div>')
     assert block.startswith('<div class="formula"><svg ')
+
+
+@pytest.mark.parametrize(
+    "latex", [r"\overline{Q_i}", r"\bar x", r"\frac{1}{2}", r"\sqrt{x}", r"\hat r"]
+)
+def test_every_stroke_of_a_formula_has_the_colour_of_the_text(hooks, latex):
+    # black would vanish in the dark theme
+    colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', hooks.formula(rf"\({latex}\)")))
+    assert colours <= {"currentColor", "none"} and "currentColor" in colours
+
+
+def test_the_copy_button_leaves_out_prompts():
+    # The theme's script marks a block with `data-md-copying` while it reads the text to copy.
+    theme = pathlib.Path(material.__file__).parent / "templates" / "assets" / "javascripts"
+    (script,) = theme.glob("bundle.*.min.js")
+    assert '.setAttribute("data-md-copying"' in script.read_text(encoding="utf-8")
+    css = (ROOT / "docs" / "site.css").read_text(encoding="utf-8")
+    hidden = re.search(r"((?:\[data-md-copying\] \.\w+,?\s*)+)\{\s*display: none;", css)[1]
+    session = (
+        ">>> for x in (1, 0):\n...     1 / x\n1.0\nTraceback (most recent call last):\nError\n"
+    )
+    page = pygments.highlight(session, PythonConsoleLexer(), HtmlFormatter())
+    classes = set(re.findall(r'class="(g\w)"', page))
+    assert {"gp", "go", "gt"} <= classes
+    assert {f"[data-md-copying] .{name}" for name in ("gp", "go", "gt")} <= set(
+        re.split(r",?\s*\n", hidden.strip())
+    )
 
 
 def test_an_unknown_generated_part_stops_the_build(hooks):

@@ -12,7 +12,6 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from m3po_jax import config as config_lib
 from m3po_jax.cli import command_line
 from m3po_jax.config import ConfigError, default_config, flatten, from_config_dict
 from m3po_jax.config_validation import validate
@@ -20,6 +19,7 @@ from m3po_jax.learning import policy_update, replay_updates, rollout, train_step
 from m3po_jax.learning.perception import perceive
 from m3po_jax.ops import rows, two_hot
 from m3po_jax.policy import trust_region
+from m3po_jax.presets.suites import CLASSIC_TASKS
 from m3po_jax.replay import buffer
 from m3po_jax.training.evaluator import Evaluator, evaluate_workdir
 from m3po_jax.training.experiment import make_experiment
@@ -118,7 +118,7 @@ def test_there_are_baselines():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_config_is_valid_with_its_own_and_with_given_tasks(name):
-    for tasks, expected in (("", config_lib.CLASSIC_TASKS), (TASKS, tuple(TASKS.split(",")))):
+    for tasks, expected in (("", CLASSIC_TASKS), (TASKS, tuple(TASKS.split(",")))):
         cfg = get_config(name, tasks)
         assert cfg.is_locked
         config = from_config_dict(cfg)

@@ -6,9 +6,6 @@ import pytest
 from experiments import curves
 from tests.experiments.tables import row
 
-pytest.importorskip("rliable", reason="pip install -e '.[experiments]'")
-
-
 ROWS = [
     row("a", seed, step, task, base + 0.1 * seed)
     for seed in (0, 1)
@@ -35,25 +32,37 @@ def test_steps_to_is_the_first_evaluation_that_reaches_the_score():
 def test_interval_encloses_the_mean_and_one_seed_has_none():
     scores = np.array([[0.0], [0.5], [1.0]])
     estimate, low, high = curves.interval(scores)
-    # Resampled means of three lie in {0, 1/6, ..., 1}; 2.5 % of them are at most 0 (1/27).
+    # The standard error is 0.5 / sqrt(3), and t of 2 degrees of freedom is 4.3027.
     assert estimate == pytest.approx(0.5)
-    assert low == pytest.approx(0.0) and high == pytest.approx(1.0)
+    assert (low, high) == pytest.approx((0.5 - 1.2421, 0.5 + 1.2421), abs=1e-4)
     assert curves.interval(np.ones((4, 2)))[1:] == (1.0, 1.0)
-    uneven = np.random.RandomState(0).rand(5, 2)
-    assert curves.interval(uneven) == curves.interval(uneven)
     assert np.all(np.isnan(curves.interval(np.ones((1, 2)))[1:]))
 
 
-def test_interquartile_mean_leaves_out_the_extremes():
-    scores = np.array([[0.0], [0.4], [0.6], [9.0]])
-    assert curves.interval(scores, "iqm")[0] == pytest.approx(0.5)
+def test_tasks_of_one_run_are_not_independent_samples():
+    # Twice the same task says no more than once; only the means of the seeds count.
+    scores = np.array([[0.1], [0.5], [0.9]])
+    assert curves.interval(np.repeat(scores, 5, axis=1)) == pytest.approx(curves.interval(scores))
+    opposed = np.hstack([scores, 1.0 - scores])
+    assert curves.interval(opposed) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_intervals_of_three_seeds_cover_the_mean_as_often_as_they_say():
+    draws = np.random.RandomState(0).normal(size=(4000, 3, 1))
+    intervals = np.array([curves.interval(scores) for scores in draws])
+    covered = (intervals[:, 1] <= 0.0) & (intervals[:, 2] >= 0.0)
+    assert 0.94 < covered.mean() < 0.96
+    # What a percentile bootstrap of three seeds of one task comes to: their range.
+    within = (draws.min(axis=1) <= 0.0) & (draws.max(axis=1) >= 0.0)
+    assert 0.73 < within.mean() < 0.77
 
 
 def test_difference_has_the_sign_of_a_minus_b():
     a, b = np.full((3, 2), 0.9), np.full((5, 2), 0.4)
     assert curves.difference(a, b) == pytest.approx((0.5, 0.5, 0.5))
     estimate, low, high = curves.difference(np.array([[0.0], [1.0]]), np.array([[0.5], [0.5]]))
-    assert estimate == 0.0 and low == -0.5 and high == 0.5
+    # The standard error is 0.5, all of it from `a`, and t of 1 degree of freedom is 12.706.
+    assert estimate == 0.0 and (low, high) == pytest.approx((-6.3531, 6.3531), abs=1e-4)
     estimate, low, high = curves.difference(a, b[:1])
     assert estimate == pytest.approx(0.5) and np.isnan(low) and np.isnan(high)
 

@@ -5,8 +5,6 @@ import pytest
 from experiments import curves, transfer
 from tests.experiments.tables import row
 
-pytest.importorskip("rliable", reason="pip install -e '.[experiments]'")
-
 # Scores of seeds 0 and 1 by env steps; the last task of a set is repeated for the pretrained agent.
 FINETUNED = {0: (0.2, 0.4), 100: (0.4, 0.6), 200: (0.8, 0.9), 300: (0.85, 0.95)}
 SCRATCH = {100: (0.0, 0.2), 200: (0.5, 0.5), 300: (0.6, 0.8)}
@@ -55,11 +53,12 @@ def test_summary_by_hand():
     assert (line["seeds_finetuned"], line["seeds_scratch"], line["env_steps"]) == ("2", "2", "300")
     assert (line["pretrained"], line["random"], line["zero_shot"]) == ("400.0", "51.2", "300.0")
     assert (line["finetuned"], line["scratch"], line["minus"]) == ("900.0", "700.0", "200.0")
-    # The bounds of all draws: 850 - 800 and 950 - 600.
-    assert (line["minus_low"], line["minus_high"]) == ("50.0", "350.0")
+    # Variances of the means 0.0025 and 0.01; Welch: 1.471 degrees of freedom, t = 6.188.
+    assert (line["minus_low"], line["minus_high"]) == ("-491.9", "891.9")
     # Means over 100 to 300, not 0: (2.05, 2.45) / 3 and (1.1, 1.5) / 3.
     assert line["mean_minus"] == "316.7"
-    assert (line["mean_minus_low"], line["mean_minus_high"]) == ("183.3", "450.0")
+    # Variance of either mean (0.4 / 3)^2 / 4, so 2 degrees of freedom and t = 4.3027.
+    assert (line["mean_minus_low"], line["mean_minus_high"]) == ("-89.0", "722.3")
     assert (line["finetuned_steps_to_50"], line["scratch_steps_to_50"]) == ("100", "200")
     assert (line["finetuned_steps_to_80"], line["scratch_steps_to_80"]) == ("200", "never")
     assert (line["ratio_50"], line["ratio_80"]) == ("2.00", ">1.50")

@@ -2,10 +2,10 @@
 
 import jax
 
-from experiments.configs import toy
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
 from m3po_jax.learning import train_step
+from m3po_jax.presets import toy
 from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import make_experiment
 

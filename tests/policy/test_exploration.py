@@ -107,7 +107,9 @@ def test_the_median_is_that_of_valid_transitions():
 @pytest.mark.parametrize("word", ["Discrepancy", "none"])
 def test_a_bonus_of_another_name_is_refused(word):
     zero, cfg = np.zeros(5, np.float32), ExplorationConfig(bonus=word)
-    with pytest.raises(ConfigError, match=rf"exploration.bonus = '{word}' is no choice; .*discrep"):
+    with pytest.raises(
+        ConfigError, match=rf"exploration.bonus = '{word}' is not a choice; .*discrep"
+    ):
         exploration.discrepancy_bonus(zero, zero, zero, TASK_ID, MOMENTS, cfg=cfg)
 
 

@@ -356,7 +356,9 @@ def test_minibatches_are_all_used():
     ("word", "hint"), [("KL", "did you mean kl"), ("off", "choose one of clip, kl, none")]
 )
 def test_a_trust_region_of_another_name_is_refused(word, hint):
-    with pytest.raises(ConfigError, match=f"policy.trust_region = '{word}' is no choice; {hint}"):
+    with pytest.raises(
+        ConfigError, match=f"policy.trust_region = '{word}' is not a choice; {hint}"
+    ):
         run(word)
 
 

@@ -237,3 +237,61 @@ def test_atomic_writing_leaves_one_file(tmp_path):
     record.write_atomically(file, "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert file.read_text() == "new"
+
+
+def edit(path, change):
+    """Changes config.json as a hand does."""
+    written = json.loads((path / "config.json").read_text())
+    change(written)
+    (path / "config.json").write_text(json.dumps(written))
+
+
+PAST = {"changed": {}, "versions": {"jax": "1"}, "commit": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r.update(origin="/old"), "`origin` must hold texts"),
+        (lambda r: r.update(origin={"embedding": "mean"}), "one named `from`"),
+        (lambda r: r.update(origin={"from": 3}), "`origin`"),
+        (lambda r: r.update(origin=None), "`origin`"),
+        (lambda r: r.update(history={}), "`history` must be a list"),
+        (lambda r: r.update(history=["x"]), "`history`"),
+        (lambda r: r.update(history=[{**PAST, "versions": 3}]), "`history`"),
+        (lambda r: r.update(history=[PAST, {}]), "`history`"),
+        (lambda r: r.update(commit=7), "`commit` must be a text or null, found 7"),
+        (lambda r: r["versions"].update(jax=None), "`versions` must hold texts"),
+        (lambda r: r["config"].update(train=3), "config.train = 3 must be a group"),
+        (lambda r: r["config"].update(seed={"seed": 1}), "config.seed"),
+        (lambda r: r["config"]["train"].update(config={}), "config.train.config"),
+        (lambda r: r["config"].pop("planner"), "config.planner is missing"),
+        (lambda r: r.update(config={"config": r["config"]}), "config.config"),
+    ],
+)
+def test_a_config_changed_by_hand_is_refused_in_a_sentence(tmp_path, change, words):
+    begin(tmp_path)
+    edit(tmp_path, change)
+    before = (tmp_path / "config.json").read_bytes()
+    for attempt in (start, read_config):
+        with pytest.raises(WorkdirError) as caught:
+            attempt(tmp_path)
+        text = str(caught.value)
+        assert words in text and "put back what was there" in text
+        assert "was written by" not in text  # by the same that reads it
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_endless_nesting_is_refused(tmp_path):
+    begin(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(WorkdirError, match="cannot be read"):
+        read_config(tmp_path)
+
+
+def test_other_libraries_are_spoken_of(tmp_path):
+    begin(tmp_path)
+    edit(tmp_path, lambda record: record["versions"].update(jax="0.1.0"))
+    note = start(tmp_path).note
+    assert re.search(r"was written with jax 0\.1\.0 \(now \d+\.\d+\.\d+\): it goes on", note)
+    assert start(tmp_path).note == ""

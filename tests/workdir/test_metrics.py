@@ -1,3 +1,4 @@
+import concurrent.futures
 import csv
 import json
 import math
@@ -6,7 +7,13 @@ import numpy as np
 import pytest
 
 from m3po_jax.workdir import metrics
-from m3po_jax.workdir.metrics import MetricsError, MetricsWriter
+from m3po_jax.workdir.metrics import (
+    MetricsError,
+    MetricsWriter,
+    read_evaluations,
+    read_saved_evaluations,
+    save_evaluation,
+)
 
 ROWS = [
     {"env_steps": 64 * i, "a/loss": 0.1 * i, "b, with comma": math.nan if i < 3 else -1e-30 * i}
@@ -227,3 +234,49 @@ def test_saved_evaluations_are_apart_from_those_of_training(tmp_path):
     assert path == tmp_path / "saved_eval.jsonl"
     assert metrics.read_saved_evaluations(tmp_path) == [{"env_steps": 64, "policy": "prior"}]
     assert len(metrics.read_evaluations(tmp_path)) == 1
+
+
+TORN = ['{"env_steps": 2, "tas', '{"env_steps": 2, "x": "ü'.encode()[:-1], b"\x00" * 40]
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_what_a_kill_has_torn_off_an_append_spoils_no_later_one(tmp_path, torn):
+    torn = torn.encode() if isinstance(torn, str) else torn
+    read = {"saved_eval.jsonl": read_saved_evaluations, "eval.jsonl": read_evaluations}
+    for name, reading in read.items():
+        (tmp_path / name).write_bytes(b'{"env_steps": 1}\n' + torn)
+        assert reading(tmp_path) == [{"env_steps": 1}]
+    save_evaluation(tmp_path, {"env_steps": 3})
+    with MetricsWriter(tmp_path) as writer:
+        writer.write_evaluation({"env_steps": 3})
+    for name, reading in read.items():
+        assert reading(tmp_path) == [{"env_steps": 1}, {"env_steps": 3}]
+        assert (tmp_path / name).read_text() == '{"env_steps": 1}\n{"env_steps": 3}\n'
+
+
+def test_a_whole_last_line_counts_without_its_newline(tmp_path):
+    """As some editors leave it."""
+    (tmp_path / "eval.jsonl").write_text('{"env_steps": 1}\n{"env_steps": 2}')
+    assert read_evaluations(tmp_path) == [{"env_steps": 1}, {"env_steps": 2}]
+    with MetricsWriter(tmp_path) as writer:
+        writer.write_evaluation({"env_steps": 3})
+    assert [record["env_steps"] for record in read_evaluations(tmp_path)] == [1, 2, 3]
+
+
+def test_processes_that_save_at_once_keep_each_others_lines(tmp_path):
+    record = {"env_steps": 1, "long": "x" * 100_000}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: save_evaluation(tmp_path, record), range(40)))
+    assert read_saved_evaluations(tmp_path) == [record] * 40
+
+
+def test_rows_that_are_gone_are_spoken_of(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        for steps in (10, 20):
+            writer.write({"env_steps": steps, "loss": 1.0})
+        assert writer.truncate_after(20) == ""
+        assert "ends at 20 env steps and the checkpoint is at 1,000" in writer.truncate_after(1000)
+    (tmp_path / "metrics.csv").unlink()
+    with MetricsWriter(tmp_path) as writer:
+        assert "ends at 0 env steps" in writer.truncate_after(20)
+        assert writer.truncate_after(0) == ""

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from m3po_jax.config import suite_config
+from m3po_jax.presets.suites import suite_config
 
 
 def get_config(tasks: str = "") -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ The clip of the ratio belongs to policy.trust_region = "clip" and goes with it.
 
 import ml_collections
 
-from m3po_jax.config import suite_config
+from m3po_jax.presets.suites import suite_config
 
 
 def get_config(tasks: str = "") -> ml_collections.ConfigDict:

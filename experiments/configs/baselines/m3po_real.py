@@ -6,7 +6,7 @@ policy to the planner; without it the weights of actions far from the policy lea
 
 import ml_collections
 
-from m3po_jax.config import suite_config
+from m3po_jax.presets.suites import suite_config
 
 
 def get_config(tasks: str = "") -> ml_collections.ConfigDict:

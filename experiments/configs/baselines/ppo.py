@@ -11,7 +11,7 @@ cannot be had by policy.trust_region = "none" (or "kl"): that drops the clip of 
 
 import ml_collections
 
-from m3po_jax.config import suite_config
+from m3po_jax.presets.suites import suite_config
 
 
 def get_config(tasks: str = "") -> ml_collections.ConfigDict:

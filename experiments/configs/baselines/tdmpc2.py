@@ -17,7 +17,7 @@ What else differs from TD-MPC2's published code stays as it is in the agent:
 
 import ml_collections
 
-from m3po_jax.config import suite_config
+from m3po_jax.presets.suites import suite_config
 
 
 def get_config(tasks: str = "") -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ from m3po_jax.envs.catalog import CATALOG
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns settings for about 100,000 env steps per task; a GPU is advisable.
+    """Returns settings for about 100,000 env steps per task; a GPU is recommended.
 
     At the default size they also run on a CPU, where the physics of the humanoids is the slowest
     part and compilation takes minutes.

@@ -2,7 +2,8 @@
 
 import ml_collections
 
-from m3po_jax.config import BRAX8_TASKS, default_config
+from m3po_jax.config import default_config
+from m3po_jax.presets.suites import BRAX8_TASKS
 
 DMC = (
     "dmc/AcrobotSwingup",
@@ -21,7 +22,7 @@ DMC = (
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns settings for about 250,000 env steps per task; a GPU is advisable."""
+    """Returns settings for about 250,000 env steps per task; a GPU is recommended."""
     config = default_config()
     # Brax's control step is longer than that of DM Control.
     config.tasks = (*DMC, *(f"{task}?action_repeat=2" for task in BRAX8_TASKS))

@@ -2,11 +2,12 @@
 
 import ml_collections
 
-from m3po_jax.config import BRAX8_TASKS, default_config
+from m3po_jax.config import default_config
+from m3po_jax.presets.suites import BRAX8_TASKS
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns settings for about 500,000 env steps per task; a GPU is advisable."""
+    """Returns settings for about 500,000 env steps per task; a GPU is recommended."""
     config = default_config()
     config.tasks = BRAX8_TASKS
     # Brax's control step is longer than that of DM Control.

@@ -3,12 +3,13 @@
 import ml_collections
 
 from m3po_jax.config import default_config
+from m3po_jax.presets.suites import CLASSIC_TASKS
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the default settings with the tasks of the suite `classic`."""
     config = default_config()
-    config.tasks = ("dmc/CartpoleBalance", "dmc/CartpoleSwingup", "dmc/ReacherEasy")
+    config.tasks = CLASSIC_TASKS
     config.train.total_env_steps = 108_000
     config.train.eval_every = 36_000
     config.train.checkpoint_every = 18_000
