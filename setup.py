@@ -28,8 +28,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["m3po_jax", "m3po_jax.*"]),
     package_data={"m3po_jax": ["py.typed"], "m3po_jax.report": ["*.css"]},
     python_requires=">=3.11",
-    # matplotlib, pillow and tensorboardX are no extras: Brax and Playground (through mediapy) install
-    # them anyway.
+    # matplotlib, pillow and tensorboardX are not extras: Brax and Playground install them anyway.
     install_requires=[
         "absl-py>=2",
         "brax>=0.14,<0.15",

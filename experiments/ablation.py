@@ -27,7 +27,7 @@ LABELS = {
 TITLES = {"classic": "one agent, three tasks", "cup": "BallInCup alone"}
 
 
-def run(agent: str, seed: int) -> runs.Run:
+def run(agent: str, seed: int) -> runs.PlannedRun:
     """One variant."""
     overrides = (
         ("train.total_env_steps", 108_000),
@@ -36,10 +36,10 @@ def run(agent: str, seed: int) -> runs.Run:
         ("train.eval_every", 18_000),
         ("train.checkpoint_every", 54_000),
     )
-    return runs.Run(agent, "classic", seed, CLASSIC_TASKS, overrides)
+    return runs.PlannedRun(agent, "classic", seed, CLASSIC_TASKS, overrides)
 
 
-def cup(agent: str, seed: int) -> runs.Run:
+def cup(agent: str, seed: int) -> runs.PlannedRun:
     """Reward only where the ball is in the cup."""
     overrides = (
         ("train.total_env_steps", 60_000),
@@ -47,7 +47,7 @@ def cup(agent: str, seed: int) -> runs.Run:
         ("train.eval_every", 10_000),
         ("train.checkpoint_every", 30_000),
     )
-    return runs.Run(agent, "cup", seed, ("dmc/BallInCup",), overrides)
+    return runs.PlannedRun(agent, "cup", seed, ("dmc/BallInCup",), overrides)
 
 
 RUNS = [

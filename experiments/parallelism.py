@@ -20,7 +20,7 @@ LABELS = {
 }
 
 
-def run(variant: str, num_envs: int, seed: int) -> runs.Run:
+def run(variant: str, num_envs: int, seed: int) -> runs.PlannedRun:
     """One number of environments."""
     overrides = (
         ("env.num_envs", num_envs),
@@ -32,7 +32,7 @@ def run(variant: str, num_envs: int, seed: int) -> runs.Run:
         ("train.checkpoint_every", 50_000),
     )
     agent = variant.partition(" ")[0]
-    return runs.Run(
+    return runs.PlannedRun(
         agent, f"{num_envs}", seed, ("dmc/CartpoleSwingup",), overrides, variant=variant
     )
 
