@@ -15,8 +15,8 @@ m3po-finetune --from=DIR --config=NAME --workdir=DIR [--config.KEY=VALUE ...] [-
 --quiet, --log_every=N, --notensorboard, --wandb: as for m3po-train
 
 --config.train.frozen=NAME,NAME keeps these modules as they are: embedding, encoder, dynamics,
-reward, termination, q, policy, critic, exploration. The first line of eval.jsonl is the score before
-anything was learned on the new tasks.
+reward, termination, q, policy, critic, exploration. The first line of eval.jsonl is the score
+before anything was learned on the new tasks.
 """
 
 from absl import flags
