@@ -91,7 +91,7 @@ class NetworkConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WorldModelConfig:
-    """World-model loss and optimizer (docs/concepts.md, "The world model").
+    """World-model loss and optimizer (docs/concepts.md, "The implicit world model").
 
     Attributes:
         batch_size: Windows per update, over all tasks.
@@ -213,7 +213,7 @@ class CriticConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExplorationConfig:
-    """Value-discrepancy bonus (docs/concepts.md, "Exploration").
+    """Value-discrepancy bonus (docs/concepts.md, "Exploration: where two values disagree").
 
     Attributes:
         bonus: `discrepancy` (normalised |Q_mf - Q_mb|) or `pome` (clipped around its median).
