@@ -30,6 +30,7 @@ TITLES = {"classic": "one agent, three tasks", "cup": "BallInCup alone"}
 def run(agent: str, seed: int) -> runs.PlannedRun:
     """One variant."""
     overrides = (
+        ("env.action_repeat", 4),
         ("train.total_env_steps", 108_000),
         ("train.warmup_env_steps", 7_500),
         ("train.updates_per_transition", 0.5),
@@ -42,6 +43,7 @@ def run(agent: str, seed: int) -> runs.PlannedRun:
 def cup(agent: str, seed: int) -> runs.PlannedRun:
     """Reward only where the ball is in the cup."""
     overrides = (
+        ("env.action_repeat", 4),
         ("train.total_env_steps", 60_000),
         ("train.warmup_env_steps", 2_500),
         ("train.eval_every", 10_000),

@@ -18,6 +18,7 @@ LABELS = {"m3po": "M3PO, implicit model", "reconstruction": "the same with a dec
 def run(agent: str, distractors: int, seed: int) -> runs.PlannedRun:
     """One number of distractors."""
     overrides = (
+        ("env.action_repeat", 4),
         ("train.total_env_steps", 60_000),
         ("train.warmup_env_steps", 5_000),
         ("train.eval_every", 15_000),

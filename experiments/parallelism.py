@@ -23,6 +23,7 @@ LABELS = {
 def run(variant: str, num_envs: int, seed: int) -> runs.PlannedRun:
     """One number of environments."""
     overrides = (
+        ("env.action_repeat", 4),
         ("env.num_envs", num_envs),
         ("env.unroll_length", max(4, 64 // num_envs)),
         ("train.total_env_steps", 100_000),

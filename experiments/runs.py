@@ -23,6 +23,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from m3po_jax.config import EnvConfig
+from m3po_jax.envs import registry
 from m3po_jax.workdir import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -207,6 +209,8 @@ def rows_of(run: PlannedRun, workdir: pathlib.Path) -> list[Row]:
     evaluations = metrics.read_evaluations(workdir)
     finished = _lies_finished(workdir)
     largest_kl = _largest_kl(workdir)
+    env_cfg = EnvConfig(**config["env"])
+    requests = {request.name: request for request in registry.parse_tasks(run.tasks)}
     rows = []
     for record in evaluations:
         for task, result in record["tasks"].items():
@@ -222,7 +226,7 @@ def rows_of(run: PlannedRun, workdir: pathlib.Path) -> list[Row]:
                 "total_env_steps": config["train"]["total_env_steps"],
                 "updates_per_transition": config["train"]["updates_per_transition"],
                 "num_envs": config["env"]["num_envs"],
-                "action_repeat": config["env"]["action_repeat"],
+                "action_repeat": registry.action_repeat(requests[task], env_cfg),
                 "wall_seconds": record["wall_seconds"],
                 "kl_max": largest_kl,
                 "finished": "yes" if finished else "no",

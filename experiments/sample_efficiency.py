@@ -40,6 +40,7 @@ TITLES = {
 def single(agent: str, setting: str, seed: int) -> runs.PlannedRun:
     """One task."""
     overrides = (
+        ("env.action_repeat", 4),
         ("train.total_env_steps", 60_000),
         ("train.warmup_env_steps", 0 if agent == "ppo" else 2_500),
         ("train.eval_every", 4_300),
@@ -51,6 +52,7 @@ def single(agent: str, setting: str, seed: int) -> runs.PlannedRun:
 def five(agent: str, seed: int) -> runs.PlannedRun:
     """Five tasks for 100,000 env steps each; a quarter update per transition, for the time."""
     overrides = (
+        ("env.action_repeat", 4),
         ("train.total_env_steps", 500_000),
         ("train.warmup_env_steps", 0 if agent == "ppo" else 12_500),
         ("train.updates_per_transition", 0 if agent == "ppo" else 0.25),
