@@ -1,6 +1,7 @@
 """The package as pip installs it, in an empty environment and outside the clone.
 
-Needs the network, or a pip that has the pinned packages: they are installed anew.
+Needs the network, or a pip that has the pinned packages: they are installed anew (1.5 GB). Took nine
+minutes on two cores that others used too, half of them for the installation.
 """
 
 import os
