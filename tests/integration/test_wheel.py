@@ -1,6 +1,6 @@
 """The package as pip installs it, in an empty environment and outside the clone.
 
-Needs the network, or a pip that has the pinned packages: they are installed anew (1.5 GB). Took nine
+Needs the network, or a pip that has the pinned packages: 1.5 GB are installed anew. Took nine
 minutes on two cores that others used too, half of them for the installation.
 """
 
