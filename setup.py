@@ -26,8 +26,9 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["m3po_jax", "m3po_jax.*"]),
-    package_data={"m3po_jax.report": ["*.css"]},
+    package_data={"m3po_jax": ["py.typed"], "m3po_jax.report": ["*.css"]},
     python_requires=">=3.11",
+    # matplotlib, pillow and tensorboardX are not extras: Brax and Playground install them anyway.
     install_requires=[
         "absl-py>=2",
         "brax>=0.14,<0.15",
@@ -55,6 +56,7 @@ setuptools.setup(
         "metaworld": METAWORLD,
         "render": RENDER,
         "dev": [*TEST, *DOCS, *RENDER, "mypy", "pre-commit", "ruff"],
+        "cuda12": ["jax[cuda12]>=0.10,<0.13"],
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
     },
@@ -68,6 +70,7 @@ setuptools.setup(
             "m3po-export = m3po_jax.cli.export:run",
             "m3po-render = m3po_jax.cli.render:run",
             "m3po-benchmark = m3po_jax.cli.benchmark:run",
+            "m3po-replay-fault = m3po_jax.cli.replay_fault:run",
         ]
     },
     classifiers=[

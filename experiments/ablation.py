@@ -27,27 +27,29 @@ LABELS = {
 TITLES = {"classic": "one agent, three tasks", "cup": "BallInCup alone"}
 
 
-def run(agent: str, seed: int) -> runs.Run:
+def run(agent: str, seed: int) -> runs.PlannedRun:
     """One variant."""
     overrides = (
+        ("env.action_repeat", 4),
         ("train.total_env_steps", 108_000),
         ("train.warmup_env_steps", 7_500),
         ("train.updates_per_transition", 0.5),
         ("train.eval_every", 18_000),
         ("train.checkpoint_every", 54_000),
     )
-    return runs.Run(agent, "classic", seed, CLASSIC_TASKS, overrides)
+    return runs.PlannedRun(agent, "classic", seed, CLASSIC_TASKS, overrides)
 
 
-def cup(agent: str, seed: int) -> runs.Run:
+def cup(agent: str, seed: int) -> runs.PlannedRun:
     """Reward only where the ball is in the cup."""
     overrides = (
+        ("env.action_repeat", 4),
         ("train.total_env_steps", 60_000),
         ("train.warmup_env_steps", 2_500),
         ("train.eval_every", 10_000),
         ("train.checkpoint_every", 30_000),
     )
-    return runs.Run(agent, "cup", seed, ("dmc/BallInCup",), overrides)
+    return runs.PlannedRun(agent, "cup", seed, ("dmc/BallInCup",), overrides)
 
 
 RUNS = [

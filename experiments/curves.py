@@ -169,7 +169,7 @@ def write_summary(lines: Sequence[Mapping[str, str]], path: pathlib.Path) -> Non
 
 
 def summarized_runs(
-    experiment: str, description: str, wanted: Sequence[runs.Run]
+    experiment: str, description: str, wanted: Sequence[runs.PlannedRun]
 ) -> tuple[list[Row], pathlib.Path]:
     """Makes the runs that an experiment's table lacks and writes its summary.
 

@@ -15,9 +15,10 @@ DISTRACTORS = (0, 32, 128)
 LABELS = {"m3po": "M3PO, implicit model", "reconstruction": "the same with a decoder"}
 
 
-def run(agent: str, distractors: int, seed: int) -> runs.Run:
+def run(agent: str, distractors: int, seed: int) -> runs.PlannedRun:
     """One number of distractors."""
     overrides = (
+        ("env.action_repeat", 4),
         ("train.total_env_steps", 60_000),
         ("train.warmup_env_steps", 5_000),
         ("train.eval_every", 15_000),
@@ -25,7 +26,7 @@ def run(agent: str, distractors: int, seed: int) -> runs.Run:
     )
     option = f"?distractors={distractors}" if distractors else ""
     tasks = tuple(task + option for task in TASKS)
-    return runs.Run(agent, f"{distractors}", seed, tasks, overrides)
+    return runs.PlannedRun(agent, f"{distractors}", seed, tasks, overrides)
 
 
 RUNS = [

@@ -20,9 +20,10 @@ LABELS = {
 }
 
 
-def run(variant: str, num_envs: int, seed: int) -> runs.Run:
+def run(variant: str, num_envs: int, seed: int) -> runs.PlannedRun:
     """One number of environments."""
     overrides = (
+        ("env.action_repeat", 4),
         ("env.num_envs", num_envs),
         ("env.unroll_length", max(4, 64 // num_envs)),
         ("train.total_env_steps", 100_000),
@@ -32,7 +33,7 @@ def run(variant: str, num_envs: int, seed: int) -> runs.Run:
         ("train.checkpoint_every", 50_000),
     )
     agent = variant.partition(" ")[0]
-    return runs.Run(
+    return runs.PlannedRun(
         agent, f"{num_envs}", seed, ("dmc/CartpoleSwingup",), overrides, variant=variant
     )
 

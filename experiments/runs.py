@@ -23,6 +23,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from m3po_jax.config import EnvConfig
+from m3po_jax.envs import registry
 from m3po_jax.workdir import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -39,7 +41,7 @@ Row = dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One training run.
 
     Attributes:
@@ -58,7 +60,7 @@ class Run:
     tasks: tuple[str, ...]
     overrides: tuple[tuple[str, Any], ...] = ()
     variant: str = ""
-    start: "Run | None" = None
+    start: "PlannedRun | None" = None
 
     @property
     def curve(self) -> str:
@@ -83,7 +85,7 @@ class Run:
         ]
 
 
-def main(experiment: str, description: str, runs: Sequence[Run]) -> list[Row]:
+def main(experiment: str, description: str, runs: Sequence[PlannedRun]) -> list[Row]:
     """Makes the runs that the table lacks; returns the whole table.
 
     Args:
@@ -111,7 +113,7 @@ def main(experiment: str, description: str, runs: Sequence[Run]) -> list[Row]:
 
 
 def execute(
-    runs: Sequence[Run],
+    runs: Sequence[PlannedRun],
     table: pathlib.Path,
     workdirs: pathlib.Path,
     cores: Sequence[int],
@@ -137,14 +139,14 @@ def execute(
 
 
 def _made(
-    runs: Sequence[Run], workdirs: pathlib.Path, cores: Sequence[int], minutes: float
-) -> Iterator[tuple[Run, str | None]]:
+    runs: Sequence[PlannedRun], workdirs: pathlib.Path, cores: Sequence[int], minutes: float
+) -> Iterator[tuple[PlannedRun, str | None]]:
     """Makes runs; yields each as it ends, with what went wrong."""
     began = time.monotonic()
     waiting, free = list(runs), list(cores)
     # A run that fails stays here and holds up those that start from it.
     unmade = set(runs)
-    running: dict[concurrent.futures.Future[str | None], tuple[Run, int]] = {}
+    running: dict[concurrent.futures.Future[str | None], tuple[PlannedRun, int]] = {}
     with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
         while True:
             late = time.monotonic() - began > 60.0 * minutes
@@ -168,14 +170,14 @@ def _made(
     yield from ((run, f"not started, {reason}") for run in waiting)
 
 
-def with_starts(missing: Sequence[Run], workdirs: pathlib.Path) -> list[Run]:
+def with_starts(missing: Sequence[PlannedRun], workdirs: pathlib.Path) -> list[PlannedRun]:
     """The missing runs, and before each the run it starts from unless that lies there, finished.
 
     Args:
         missing: In the order in which they matter.
         workdirs: Folder of the workdirs.
     """
-    todo: dict[Run, None] = {}
+    todo: dict[PlannedRun, None] = {}
     for run in missing:
         start = run.start
         if start and (start in missing or not _lies_finished(workdirs / start.name)):
@@ -184,7 +186,7 @@ def with_starts(missing: Sequence[Run], workdirs: pathlib.Path) -> list[Run]:
     return list(todo)
 
 
-def _train(run: Run, workdir: pathlib.Path, core: int) -> str | None:
+def _train(run: PlannedRun, workdir: pathlib.Path, core: int) -> str | None:
     """Makes one run; returns what went wrong."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
     log = workdir.with_name(f"{workdir.name}.log")
@@ -200,13 +202,15 @@ def _train(run: Run, workdir: pathlib.Path, core: int) -> str | None:
     return "\n".join([f"ended with exit code {result.returncode}, see {log}:", *tail])
 
 
-def rows_of(run: Run, workdir: pathlib.Path) -> list[Row]:
+def rows_of(run: PlannedRun, workdir: pathlib.Path) -> list[Row]:
     """The run's evaluations as rows of the table."""
     settings = json.loads((workdir / "config.json").read_text())
     config = settings["config"]
     evaluations = metrics.read_evaluations(workdir)
     finished = _lies_finished(workdir)
     largest_kl = _largest_kl(workdir)
+    env_cfg = EnvConfig(**config["env"])
+    requests = {request.name: request for request in registry.parse_tasks(run.tasks)}
     rows = []
     for record in evaluations:
         for task, result in record["tasks"].items():
@@ -222,7 +226,7 @@ def rows_of(run: Run, workdir: pathlib.Path) -> list[Row]:
                 "total_env_steps": config["train"]["total_env_steps"],
                 "updates_per_transition": config["train"]["updates_per_transition"],
                 "num_envs": config["env"]["num_envs"],
-                "action_repeat": config["env"]["action_repeat"],
+                "action_repeat": registry.action_repeat(requests[task], env_cfg),
                 "wall_seconds": record["wall_seconds"],
                 "kl_max": largest_kl,
                 "finished": "yes" if finished else "no",

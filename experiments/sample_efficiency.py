@@ -37,9 +37,10 @@ TITLES = {
 }
 
 
-def single(agent: str, setting: str, seed: int) -> runs.Run:
+def single(agent: str, setting: str, seed: int) -> runs.PlannedRun:
     """One task."""
     overrides = (
+        ("env.action_repeat", 4),
         ("train.total_env_steps", 60_000),
         ("train.warmup_env_steps", 0 if agent == "ppo" else 2_500),
         ("train.eval_every", 4_300),
@@ -48,9 +49,10 @@ def single(agent: str, setting: str, seed: int) -> runs.Run:
     return _run(agent, setting, seed, (SINGLE[setting],), overrides)
 
 
-def five(agent: str, seed: int) -> runs.Run:
+def five(agent: str, seed: int) -> runs.PlannedRun:
     """Five tasks for 100,000 env steps each; a quarter update per transition, for the time."""
     overrides = (
+        ("env.action_repeat", 4),
         ("train.total_env_steps", 500_000),
         ("train.warmup_env_steps", 0 if agent == "ppo" else 12_500),
         ("train.updates_per_transition", 0 if agent == "ppo" else 0.25),
@@ -60,12 +62,14 @@ def five(agent: str, seed: int) -> runs.Run:
     return _run(agent, "five", seed, FIVE, overrides)
 
 
-def _run(variant: str, setting: str, seed: int, tasks: tuple[str, ...], overrides: Any) -> runs.Run:
+def _run(
+    variant: str, setting: str, seed: int, tasks: tuple[str, ...], overrides: Any
+) -> runs.PlannedRun:
     if variant == FALLING:
         share = Config().train.final_learning_rate_scale
         overrides += (("train.final_learning_rate_scale", share),)
     agent = variant.partition(" ")[0]
-    return runs.Run(agent, setting, seed, tasks, overrides, variant=variant)
+    return runs.PlannedRun(agent, setting, seed, tasks, overrides, variant=variant)
 
 
 RUNS = [

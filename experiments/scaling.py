@@ -176,6 +176,7 @@ def _experiment(num_devices: int, fsdp: int, size: str) -> Any:
     transitions = cfg.env.unroll_length * cfg.env.num_envs * len(cfg.tasks)
     cfg.train.updates_per_transition = UPDATES / transitions
     cfg.replay.capacity = 100_000 * num_devices
+    cfg.env.action_repeat = 4
     env_steps = transitions * cfg.env.action_repeat
     cfg.train.warmup_env_steps, cfg.train.total_env_steps = 2 * env_steps, 1000 * env_steps
     cfg.train.num_devices, cfg.train.fsdp_devices = num_devices, fsdp

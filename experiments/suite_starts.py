@@ -28,13 +28,15 @@ _COMPILED = re.compile(r"Compiled (.*) in (\d+) s\.")
 
 def command(preset: str, workdir: pathlib.Path) -> list[str]:
     """The command line of one start."""
+    from m3po_jax.config import from_config_dict
     from m3po_jax.envs import registry
 
     cfg = importlib.import_module(f"m3po_jax.presets.{preset}").get_config()
-    rows = [request.options for request in registry.parse_tasks(cfg.tasks)]
+    env_cfg = from_config_dict(cfg).env
     each = [
-        row.get("num_envs", cfg.env.num_envs) * row.get("action_repeat", cfg.env.action_repeat)
-        for row in rows
+        int(request.options.get("num_envs", env_cfg.num_envs))
+        * registry.action_repeat(request, env_cfg)
+        for request in registry.parse_tasks(cfg.tasks)
     ]
     steps = cfg.env.unroll_length * sum(each)
     total = ITERATIONS * steps

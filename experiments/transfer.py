@@ -35,7 +35,7 @@ LABELS = {"finetuned": "finetuned from four other tasks", "scratch": "from scrat
 FULL = 1000.0
 
 
-def pretraining(setting: str, seed: int) -> runs.Run:
+def pretraining(setting: str, seed: int) -> runs.PlannedRun:
     """One agent for all tasks but one."""
     overrides = (
         ("env.action_repeat", ACTION_REPEAT),
@@ -46,10 +46,10 @@ def pretraining(setting: str, seed: int) -> runs.Run:
         ("train.checkpoint_every", 51_200),
     )
     tasks = tuple(task for task in TASKS if task != HELD_OUT[setting])
-    return runs.Run("m3po", setting, seed, tasks, overrides, variant="pretrained")
+    return runs.PlannedRun("m3po", setting, seed, tasks, overrides, variant="pretrained")
 
 
-def learning(setting: str, seed: int, start: runs.Run | None) -> runs.Run:
+def learning(setting: str, seed: int, start: runs.PlannedRun | None) -> runs.PlannedRun:
     """The task that was held out, from an agent of the others or from scratch."""
     overrides = (
         ("env.action_repeat", ACTION_REPEAT),
@@ -59,7 +59,7 @@ def learning(setting: str, seed: int, start: runs.Run | None) -> runs.Run:
         ("train.checkpoint_every", 13_824),
     )
     variant = "scratch" if start is None else "finetuned"
-    return runs.Run(
+    return runs.PlannedRun(
         "m3po", setting, seed, (HELD_OUT[setting],), overrides, variant=variant, start=start
     )
 

@@ -45,7 +45,7 @@ def task_load(config: Config) -> Load:
         seen.add(request.name)
         num_envs.append(int(request.options.get("num_envs", config.env.num_envs)))
         weights.append(int(request.options.get("replay_weight", 1)))
-        repeats.append(int(request.options.get("action_repeat", config.env.action_repeat)))
+        repeats.append(registry.action_repeat(request, config.env))
     length = config.env.unroll_length
     env_steps = length * sum(n * repeat for n, repeat in zip(num_envs, repeats, strict=True))
     return Load(tuple(num_envs), sum(weights), length * sum(num_envs), env_steps)

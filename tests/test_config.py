@@ -15,9 +15,10 @@ TOY = ("toy/PointReachA", "toy/PointReachB")
 
 
 def make(**overrides):
-    """The default settings on two toy tasks, with `part__name=value` overrides."""
+    """The default settings on two toy tasks with four control steps per agent step, overridden."""
     tree = config_lib.default_config().to_dict()
     tree["tasks"] = TOY
+    tree["env"]["action_repeat"] = 4
     for key, value in overrides.items():
         part, _, name = key.partition("__")
         if name:
@@ -143,6 +144,8 @@ def test_something_that_is_no_config_is_refused():
         (make(train__log_every=0), ["train.log_every", "0", "at least 1"]),
         (make(seed=-1), ["seed", "-1"]),
         (make(seed=2**32), ["seed", "4294967296"]),
+        (make(env__agent_step=0.0), ["env.agent_step", "0.0", "above 0"]),
+        (make(env__action_repeat=-1), ["env.action_repeat", "-1", "at least 0"]),
         (make(env__num_envs=0), ["env.num_envs", "0", "from 1 to"]),
         (make(env__num_envs=10**14), ["env.num_envs", "from 1 to 16777216"]),
         (make(replay__capacity=2**31), ["replay.capacity", "from 1 to 2147483647"]),
@@ -256,6 +259,13 @@ def test_task_options_count_in_the_load():
     load = workload.task_load(config_lib.from_config_dict(tree))
     # 8 steps of 2 and 8 environments; 1 and 4 simulator steps each
     assert load == workload.Load((2, 8), 2, 80, 8 * (2 * 1 + 8 * 4))
+
+
+def test_the_length_of_an_agent_step_counts_in_the_load():
+    tree = make(tasks=("dmc/CartpoleSwingup", "dmc/FingerSpin"), env__action_repeat=0)
+    load = workload.task_load(config_lib.from_config_dict(tree))
+    # 0.04 s are 4 steps of 0.01 s and 2 of 0.02 s
+    assert load.env_steps == 8 * 8 * (4 + 2)
 
 
 @pytest.mark.parametrize("name", presets.names())

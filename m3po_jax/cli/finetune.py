@@ -13,9 +13,9 @@ m3po-finetune --from=DIR --config=NAME --workdir=DIR [--config.KEY=VALUE ...] [-
 --overwrite        start anew; the run in the workdir is deleted once the new one is saved
 --quiet, --log_every=N, --notensorboard, --wandb: as for m3po-train
 
---config.train.frozen=NAME (repeatable) keeps a part as it is: embedding, encoder, dynamics, reward,
-termination, q, policy, critic or exploration. The first line of eval.jsonl is the score before
-anything was learned on the new tasks.
+--config.train.frozen=NAME,NAME keeps these modules as they are: embedding, encoder, dynamics,
+reward, termination, q, policy, critic, exploration. The first line of eval.jsonl is the score
+before anything was learned on the new tasks.
 """
 
 from absl import flags

@@ -1,6 +1,6 @@
 """Re-runs the iteration that stopped a run for numbers that are not finite.
 
-python -m m3po_jax.cli.replay_fault DIR
+m3po-replay-fault DIR
 
 DIR   the bundle, RUN/fault, or the folder RUN of the run
 

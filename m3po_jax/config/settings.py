@@ -34,12 +34,15 @@ class EnvConfig:
 
     Attributes:
         num_envs: Parallel environments of each task.
-        action_repeat: Simulator control steps per agent step.
+        agent_step: Simulated seconds of one agent step: a task is given the nearest whole number of
+            control steps, at least 1. One whose control step is not known beforehand has 1.
+        action_repeat: Control steps per agent step of every task; 0 leaves it to `agent_step`.
         unroll_length: Agent steps collected between two rounds of updates.
     """
 
     num_envs: Annotated[int, Range(1, MOST_ROWS)] = 8
-    action_repeat: Annotated[int, at_least(1)] = 4
+    agent_step: Annotated[float, above(0)] = 0.04
+    action_repeat: Annotated[int, at_least(0)] = 0
     unroll_length: Annotated[int, Range(1, MOST_ROWS)] = 8
 
 
@@ -91,7 +94,7 @@ class NetworkConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WorldModelConfig:
-    """World-model loss and optimizer (docs/concepts.md, "The world model").
+    """World-model loss and optimizer (docs/concepts.md, "The implicit world model").
 
     Attributes:
         batch_size: Windows per update, over all tasks.
@@ -213,7 +216,7 @@ class CriticConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExplorationConfig:
-    """Value-discrepancy bonus (docs/concepts.md, "Exploration").
+    """Value-discrepancy bonus (docs/concepts.md, "Exploration: where two values disagree").
 
     Attributes:
         bonus: `discrepancy` (normalised |Q_mf - Q_mb|) or `pome` (clipped around its median).

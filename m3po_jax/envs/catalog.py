@@ -15,60 +15,68 @@ class TaskFacts(NamedTuple):
         action_size: Size of the action; `None` as above.
         episode_length: Control steps of the simulator until truncation; `None` as above.
         can_terminate: Whether the task itself can end an episode.
+        control_step: Simulated seconds of one control step; `None` where it is not known or the
+            task has no time.
     """
 
     observation_size: int | None
     action_size: int | None
     episode_length: int | None
     can_terminate: bool
+    control_step: float | None = None
 
 
 _DMC = {
-    "AcrobotSwingup": TaskFacts(6, 1, 1000, False),
-    "AcrobotSwingupSparse": TaskFacts(6, 1, 1000, False),
-    "BallInCup": TaskFacts(8, 2, 1000, False),
-    "CartpoleBalance": TaskFacts(5, 1, 1000, False),
-    "CartpoleBalanceSparse": TaskFacts(5, 1, 1000, False),
-    "CartpoleSwingup": TaskFacts(5, 1, 1000, False),
-    "CartpoleSwingupSparse": TaskFacts(5, 1, 1000, False),
-    "CheetahRun": TaskFacts(17, 6, 1000, False),
-    "FingerSpin": TaskFacts(9, 2, 1000, False),
-    "FingerTurnEasy": TaskFacts(12, 2, 1000, False),
-    "FingerTurnHard": TaskFacts(12, 2, 1000, False),
-    "FishSwim": TaskFacts(24, 5, 1000, False),
-    "HopperHop": TaskFacts(15, 4, 1000, False),
-    "HopperStand": TaskFacts(15, 4, 1000, False),
-    "HumanoidRun": TaskFacts(67, 21, 1000, False),
-    "HumanoidStand": TaskFacts(67, 21, 1000, False),
-    "HumanoidWalk": TaskFacts(67, 21, 1000, False),
-    "PendulumSwingup": TaskFacts(3, 1, 1000, False),
-    "PointMass": TaskFacts(4, 2, 1000, False),
-    "ReacherEasy": TaskFacts(6, 2, 1000, False),
-    "ReacherHard": TaskFacts(6, 2, 1000, False),
-    "SwimmerSwimmer6": TaskFacts(25, 5, 1000, False),
-    "WalkerRun": TaskFacts(24, 6, 1000, False),
-    "WalkerStand": TaskFacts(24, 6, 1000, False),
-    "WalkerWalk": TaskFacts(24, 6, 1000, False),
+    "AcrobotSwingup": TaskFacts(6, 1, 1000, False, 0.01),
+    "AcrobotSwingupSparse": TaskFacts(6, 1, 1000, False, 0.01),
+    "BallInCup": TaskFacts(8, 2, 1000, False, 0.02),
+    "CartpoleBalance": TaskFacts(5, 1, 1000, False, 0.01),
+    "CartpoleBalanceSparse": TaskFacts(5, 1, 1000, False, 0.01),
+    "CartpoleSwingup": TaskFacts(5, 1, 1000, False, 0.01),
+    "CartpoleSwingupSparse": TaskFacts(5, 1, 1000, False, 0.01),
+    "CheetahRun": TaskFacts(17, 6, 1000, False, 0.01),
+    "FingerSpin": TaskFacts(9, 2, 1000, False, 0.02),
+    "FingerTurnEasy": TaskFacts(12, 2, 1000, False, 0.02),
+    "FingerTurnHard": TaskFacts(12, 2, 1000, False, 0.02),
+    "FishSwim": TaskFacts(24, 5, 1000, False, 0.04),
+    "HopperHop": TaskFacts(15, 4, 1000, False, 0.02),
+    "HopperStand": TaskFacts(15, 4, 1000, False, 0.02),
+    "HumanoidRun": TaskFacts(67, 21, 1000, False, 0.025),
+    "HumanoidStand": TaskFacts(67, 21, 1000, False, 0.025),
+    "HumanoidWalk": TaskFacts(67, 21, 1000, False, 0.025),
+    "PendulumSwingup": TaskFacts(3, 1, 1000, False, 0.02),
+    "PointMass": TaskFacts(4, 2, 1000, False, 0.02),
+    "ReacherEasy": TaskFacts(6, 2, 1000, False, 0.02),
+    "ReacherHard": TaskFacts(6, 2, 1000, False, 0.02),
+    "SwimmerSwimmer6": TaskFacts(25, 5, 1000, False, 0.03),
+    "WalkerRun": TaskFacts(24, 6, 1000, False, 0.025),
+    "WalkerStand": TaskFacts(24, 6, 1000, False, 0.025),
+    "WalkerWalk": TaskFacts(24, 6, 1000, False, 0.025),
 }
 _BRAX = {
-    "ant": TaskFacts(27, 8, 1000, True),
+    "ant": TaskFacts(27, 8, 1000, True, 0.05),
     "fast": TaskFacts(2, 1, 1000, False),
-    "halfcheetah": TaskFacts(17, 6, 1000, False),
-    "hopper": TaskFacts(11, 3, 1000, True),
-    "humanoid": TaskFacts(244, 17, 1000, True),
-    "humanoidstandup": TaskFacts(244, 17, 1000, False),
-    "inverted_double_pendulum": TaskFacts(8, 1, 1000, True),
-    "inverted_pendulum": TaskFacts(4, 1, 1000, True),
-    "pusher": TaskFacts(23, 7, 1000, False),
-    "reacher": TaskFacts(11, 2, 1000, False),
-    "swimmer": TaskFacts(8, 2, 1000, False),
-    "walker2d": TaskFacts(17, 6, 1000, True),
+    "halfcheetah": TaskFacts(17, 6, 1000, False, 0.05),
+    "hopper": TaskFacts(11, 3, 1000, True, 0.008),
+    "humanoid": TaskFacts(244, 17, 1000, True, 0.015),
+    "humanoidstandup": TaskFacts(244, 17, 1000, False, 0.015),
+    "inverted_double_pendulum": TaskFacts(8, 1, 1000, True, 0.02),
+    "inverted_pendulum": TaskFacts(4, 1, 1000, True, 0.02),
+    "pusher": TaskFacts(23, 7, 1000, False, 0.05),
+    "reacher": TaskFacts(11, 2, 1000, False, 0.02),
+    "swimmer": TaskFacts(8, 2, 1000, False, 0.04),
+    "walker2d": TaskFacts(17, 6, 1000, True, 0.008),
 }
 _TOY = {
     "LinearQuadratic": TaskFacts(3, 2, 50, False),
     "PointReachA": TaskFacts(2, 2, 50, False),
     "PointReachB": TaskFacts(2, 2, 50, False),
     "TerminatingPole": TaskFacts(2, 1, 50, True),
+}
+# Brax steps this one more coarsely on two of its backends.
+_CONTROL_STEP_OF_BACKEND = {
+    ("inverted_pendulum", "generalized"): 0.04,
+    ("inverted_pendulum", "mjx"): 0.04,
 }
 # Robots of MuJoCo Playground: without the meshes that it downloads, their sizes are not known.
 _PLAYGROUND_NAMES = (
@@ -172,10 +180,17 @@ CATALOG: dict[str, dict[str, TaskFacts]] = {
     "dmc": _DMC,
     "brax": _BRAX,
     "toy": _TOY,
-    "metaworld": {name: TaskFacts(39, 4, 500, False) for name in MT50},
+    "metaworld": {name: TaskFacts(39, 4, 500, False, 0.0125) for name in MT50},
     "playground": {name: TaskFacts(None, None, None, True) for name in _PLAYGROUND_NAMES},
 }
 _MODULES = {"dmc": "mujoco_playground", "playground": "mujoco_playground", "brax": "brax"}
+
+
+def control_step(suite: str, env_name: str, backend: str | None = None) -> float | None:
+    """Simulated seconds of a control step, or `None` where that is not known beforehand."""
+    facts = CATALOG.get(suite, {}).get(env_name)
+    known = None if facts is None else facts.control_step
+    return _CONTROL_STEP_OF_BACKEND.get((env_name, backend or ""), known)
 
 
 def task_names() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ are checked without importing JAX or a simulator.
 import dataclasses
 import difflib
 import importlib.util
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -211,6 +212,21 @@ def _check_installed(name: str) -> None:
         raise ValueError(f"{tasks[name].origin}: {tasks[name].problem}")
 
 
+def action_repeat(request: TaskRequest, env_cfg: config.EnvConfig) -> int:
+    """Control steps per agent step; imports no simulator.
+
+    The task's own option goes before `env.action_repeat`, and that, unless it is 0, before the
+    whole number of control steps that is nearest to `env.agent_step` seconds. A task whose control
+    step is not known beforehand then has one.
+    """
+    given = int(request.options.get("action_repeat", env_cfg.action_repeat))
+    if given:
+        return given
+    backend = request.options.get("backend")
+    seconds = catalog.control_step(request.suite, request.env_name, backend)
+    return 1 if seconds is None else max(1, math.floor(env_cfg.agent_step / seconds + 0.5))
+
+
 def _nearest(text: str, choices: Iterable[str]) -> str:
     """Returns the end of an error message that names the nearest choices."""
     known = tuple(choices)
@@ -297,7 +313,7 @@ def make(tasks: Sequence[str], env_cfg: config.EnvConfig) -> "multitask.MultiTas
                 name=request.name,
                 environment=make_env(request),
                 num_envs=request.options.get("num_envs", env_cfg.num_envs),
-                action_repeat=request.options.get("action_repeat", env_cfg.action_repeat),
+                action_repeat=action_repeat(request, env_cfg),
                 episode_length=request.options.get("episode_length"),
                 discount=request.options.get("discount"),
                 distractors=request.options.get("distractors", 0),

@@ -132,11 +132,15 @@ def _check_same_steps(config: Config, source: Config) -> None:
 
 
 def _step_options(config: Config) -> dict[str, dict[str, Any]]:
-    common = {"num_envs": config.env.num_envs, "action_repeat": config.env.action_repeat}
-    return {
-        request.name: {name: request.options.get(name, common.get(name)) for name in _STEP_OPTIONS}
-        for request in map(registry.parse_task, config.tasks)
-    }
+    def options(request: registry.TaskRequest) -> dict[str, Any]:
+        common = {
+            "num_envs": config.env.num_envs,
+            "action_repeat": registry.action_repeat(request, config.env),
+        }
+        return {name: request.options.get(name, common.get(name)) for name in _STEP_OPTIONS}
+
+    requests = map(registry.parse_task, config.tasks)
+    return {request.name: options(request) for request in requests}
 
 
 def embedding_sources(tasks: Sequence[str], known: Sequence[str], choice: str) -> EmbeddingSources:

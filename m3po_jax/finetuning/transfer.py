@@ -41,7 +41,7 @@ class Ends:
         return [spec.name for spec in self.specs]
 
     def segments(self) -> dict[str, tuple[int, ...]]:
-        """What the input of each part's first layer is made of, by the sizes of the pieces."""
+        """What the input of each module's first layer is made of, by the sizes of the pieces."""
         model = self.networks.world_model
         z, e = model.latent_size, model.embedding_size
         outcome = (z, self.networks.action_size, e)
@@ -184,10 +184,10 @@ def frozen_lines(frozen: Sequence[str], source: Ends, target: Ends) -> list[str]
         target: The new run.
 
     Returns:
-        A line for each part that ignores new inputs.
+        A line for each module that ignores new inputs.
 
     Raises:
-        ConfigError: A part would stay at its random start.
+        ConfigError: A module would stay at its random start.
     """
     terminates = any(spec.can_terminate for spec in source.specs)
     more_actions = target.networks.action_size > source.networks.action_size
@@ -195,17 +195,17 @@ def frozen_lines(frozen: Sequence[str], source: Ends, target: Ends) -> list[str]
         "policy": more_actions and "the new action dimensions",
         "termination": not terminates and "a head that the agent does not have",
     }
-    for part in frozen:
-        if random.get(part):
+    for module in frozen:
+        if random.get(module):
             raise ConfigError(
-                f"config.train.frozen = {tuple(frozen)} would keep {random[part]} of the {part} "
-                f"at its random start; leave {part} out"
+                f"config.train.frozen = {tuple(frozen)} would keep {random[module]} of the "
+                f"{module} at its random start; leave {module} out"
             )
     was, now = source.segments(), target.segments()
     return [
-        f"{part} is frozen: it goes on without the inputs that are new"
-        for part in frozen
-        if any(n > w for w, n in zip(was.get(part, ()), now.get(part, ()), strict=True))
+        f"{module} is frozen: it goes on without the inputs that are new"
+        for module in frozen
+        if any(n > w for w, n in zip(was.get(module, ()), now.get(module, ()), strict=True))
     ]
 
 
@@ -267,21 +267,21 @@ def _fitted(piece: jax.Array, size: int) -> jax.Array:
     return jnp.pad(piece, [(0, 0)] * (piece.ndim - 2) + [(0, missing), (0, 0)])
 
 
-def _first_layer(part: Params) -> tuple[str, ...]:
+def _first_layer(module: Params) -> tuple[str, ...]:
     """Path of the first kernel of an MLP, which may lie in a module of its own."""
-    kernels = _kernels(part)
+    kernels = _kernels(module)
     return next((path for path in kernels if "NormedDense_0" in path), kernels[0])
 
 
-def _last_layer(part: Params) -> tuple[str, ...]:
+def _last_layer(module: Params) -> tuple[str, ...]:
     """Path of the kernel of an MLP's plain output layer."""
-    return next(path for path in _kernels(part) if not any("NormedDense" in p for p in path))
+    return next(path for path in _kernels(module) if not any("NormedDense" in p for p in path))
 
 
-def _kernels(part: Params, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+def _kernels(module: Params, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Paths of all kernels."""
     found = []
-    for name, value in part.items():
+    for name, value in module.items():
         if isinstance(value, Mapping):
             found += _kernels(value, (*path, name))
         elif name == "kernel":
@@ -289,13 +289,13 @@ def _kernels(part: Params, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return found
 
 
-def _leaf(part: Params, path: tuple[str, ...]) -> Any:
+def _leaf(module: Params, path: tuple[str, ...]) -> Any:
     for name in path:
-        part = part[name]
-    return part
+        module = module[name]
+    return module
 
 
-def _with_leaf(part: Params, path: tuple[str, ...], value: Any) -> Params:
+def _with_leaf(module: Params, path: tuple[str, ...], value: Any) -> Params:
     name, *rest = path
-    inner = _with_leaf(part[name], tuple(rest), value) if rest else value
-    return {**part, name: inner}
+    inner = _with_leaf(module[name], tuple(rest), value) if rest else value
+    return {**module, name: inner}

@@ -15,7 +15,9 @@ from m3po_jax.ops import rows
 
 
 class WorldModel(nn.Module):
-    """Predicts outcomes; without a decoder never an observation (ALGORITHM section 1).
+    """Predicts outcomes; without a decoder never an observation.
+
+    See docs/concepts.md, "The implicit world model".
 
     `a` is the executed action in [-1, 1] with inactive dimensions at zero, `e` the embedding.
 

@@ -32,7 +32,7 @@ class ReportError(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """What one workdir holds.
 
     Attributes:
@@ -99,7 +99,7 @@ class Group:
     """
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Group:
         return self.runs[0].config
 
 
-def load_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[Run]:
+def load_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[RecordedRun]:
     """Reads runs; one that is given twice counts once.
 
     Raises:
@@ -122,9 +122,9 @@ def load_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[Run]:
     return [_load_run(path, name) for path, name in zip(paths, names, strict=True)]
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[RecordedRun]) -> list[Group]:
     """Puts runs together that differ in the seed alone, in the order of their first run."""
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[RecordedRun]] = {}
     for run in runs:
         settings = {k: v for k, v in run.config.items() if k not in _SAME_EXPERIMENT}
         found.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
@@ -176,7 +176,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def _load_run(path: pathlib.Path, name: str) -> Run:
+def _load_run(path: pathlib.Path, name: str) -> RecordedRun:
     record = folder.read_record(path)
     columns = metrics.read_metrics(path)
     evaluations = metrics.read_evaluations(path)
@@ -184,7 +184,7 @@ def _load_run(path: pathlib.Path, name: str) -> Run:
         raise ReportError(
             f"{path} has no metrics yet: no iteration was written down; train longer first"
         )
-    run = Run(
+    run = RecordedRun(
         path=path,
         name=name,
         config=flatten(record["config"]),
@@ -199,7 +199,7 @@ def _load_run(path: pathlib.Path, name: str) -> Run:
     return run
 
 
-def _check(run: Run) -> None:
+def _check(run: RecordedRun) -> None:
     """Refuses what would fail later without the name of the run."""
     try:
         if not run.tasks or run.seed < 0 or run.config["train.total_env_steps"] < 1:
@@ -226,7 +226,7 @@ def _short_names(paths: Sequence[pathlib.Path]) -> list[str]:
         depth += 1
 
 
-def _label(runs: Sequence[Run]) -> str:
+def _label(runs: Sequence[RecordedRun]) -> str:
     """The run's name; of several runs what their names begin with."""
     names = [run.name for run in runs]
     if len(names) == 1:

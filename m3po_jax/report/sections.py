@@ -9,7 +9,7 @@ import numpy as np
 from m3po_jax.config import KL_BOUND_FACTOR
 from m3po_jax.report import curves
 from m3po_jax.report.figures import Line, Panel
-from m3po_jax.report.runs import Group, Run
+from m3po_jax.report.runs import Group, RecordedRun
 from m3po_jax.training import scores
 
 _ZERO = (0.0,)
@@ -362,5 +362,5 @@ def _horizon_series(group: Group, task: str, key: str, label: str) -> curves.Ser
     return curves.point_series(label, samples)
 
 
-def _total(run: Run, chosen: Callable[[str], bool]) -> float:
+def _total(run: RecordedRun, chosen: Callable[[str], bool]) -> float:
     return float(sum(np.nansum(values) for name, values in run.metrics.items() if chosen(name)))

@@ -75,7 +75,7 @@ class WorldModelLatent:
         return self.networks.policy(self.policy_params, z, e, mask)
 
     def state_value(self, z: jax.Array, context: TaskContext) -> jax.Array:
-        """V_mb(z) = mean_i Q_i(z, pi(z)) `[...]`, pi at its mean (ALGORITHM section 4)."""
+        """V_mb(z) = mean_i Q_i(z, pi(z)) `[...]`, pi at its mean."""
         mean, _ = self.policy(z, context)
         return self.value(z, mean, context)
 

@@ -1,4 +1,4 @@
-"""Targets and losses of the world model (ALGORITHM section 1)."""
+"""Targets and losses of the world model (docs/concepts.md, "The implicit world model")."""
 
 import jax
 import jax.numpy as jnp

@@ -40,6 +40,13 @@ def test_every_setting_stands_on_its_page_with_default_values_and_meaning(hooks)
     assert {name for name, cell in cells.items() if not cell[1]} == free
 
 
+def test_the_code_cites_headings_that_exist():
+    headings = set(re.findall(r"^## (.+)$", (ROOT / "docs/concepts.md").read_text(), re.M))
+    texts = [path.read_text() for path in (ROOT / "m3po_jax").rglob("*.py")]
+    cited = {name for t in texts for name in re.findall(r'docs/concepts\.md, "(.+?)"', t)}
+    assert len(cited) >= 4 and cited <= headings
+
+
 def test_every_task_is_listed(hooks):
     page = hooks.tasks()
     assert tuple(re.findall(r"^\| `(.+?)` ", page, re.MULTILINE)) == catalog.task_names()

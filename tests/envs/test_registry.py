@@ -121,6 +121,47 @@ def test_make_applies_settings_and_options():
     assert (first.can_terminate, second.can_terminate) == (False, True)
 
 
+@pytest.mark.parametrize(
+    ("name", "repeat"),
+    [
+        ("dmc/CartpoleSwingup", 4),  # 0.01 s
+        ("dmc/FingerSpin", 2),  # 0.02 s
+        ("dmc/WalkerWalk", 2),  # 0.025 s: 0.05 s is nearer to 0.04 s than 0.025 s is
+        ("dmc/SwimmerSwimmer6", 1),  # 0.03 s
+        ("brax/ant", 1),  # 0.05 s: never less than one control step
+        ("brax/inverted_pendulum", 2),  # 0.02 s
+        ("brax/inverted_pendulum?backend=mjx", 1),  # 0.04 s on this backend
+        ("brax/hopper?action_repeat=3", 3),  # the name goes first
+        ("toy/PointReachA", 1),  # knows no seconds
+    ],
+)
+def test_an_agent_step_is_a_length_of_time(name, repeat):
+    assert registry.action_repeat(registry.parse_task(name), config.EnvConfig()) == repeat
+
+
+def test_a_repeat_of_all_tasks_goes_before_the_length_of_time():
+    request = registry.parse_task("dmc/FingerSpin")
+    assert registry.action_repeat(request, config.EnvConfig(action_repeat=5)) == 5
+    assert registry.action_repeat(request, config.EnvConfig(agent_step=0.1)) == 5
+    # Half-way between two whole numbers it is the larger one.
+    assert registry.action_repeat(request, config.EnvConfig(agent_step=0.05)) == 3
+
+
+def test_control_steps_of_dm_control_are_those_of_playground():
+    from mujoco_playground import dm_control_suite
+
+    for name, facts in CATALOG["dmc"].items():
+        assert facts.control_step == float(dm_control_suite.get_default_config(name).ctrl_dt), name
+
+
+@pytest.mark.parametrize("backend", ["spring", "mjx"])
+@pytest.mark.parametrize("name", ["inverted_pendulum", "hopper", "reacher"])
+def test_control_steps_of_brax_are_those_of_its_environments(name, backend):
+    environment = registry.make_env(registry.parse_task(f"brax/{name}?backend={backend}"))
+    seconds = catalog.control_step("brax", name, backend)
+    assert environment.seconds_per_step == pytest.approx(seconds)
+
+
 def test_a_suite_that_is_not_there_says_why_and_what_to_do(monkeypatch, tmp_path):
     import importlib.util
     import types

@@ -69,7 +69,8 @@ not_callable = 3
 
 
 def test_our_protocol_by_dotted_path():
-    env = registry.make((f"{HERE}:Reach3?num_envs=3", "toy/PointReachA"), config.EnvConfig())
+    tasks = (f"{HERE}:Reach3?num_envs=3&action_repeat=4", "toy/PointReachA")
+    env = registry.make(tasks, config.EnvConfig())
     assert env.specs[0].name == f"{HERE}:Reach3"
     assert env.num_envs == (3, 8)
     state = env.init(jax.random.key(0), stagger=False)

@@ -13,7 +13,7 @@ from experiments import ablation, distractors, parallelism, runs, sample_efficie
 from m3po_jax.config import from_config_dict
 from m3po_jax.config_validation import validate
 
-RUN = runs.Run("m3po", "two", 3, ("toy/PointReachA", "toy/PointReachB"))
+RUN = runs.PlannedRun("m3po", "two", 3, ("toy/PointReachA", "toy/PointReachB"))
 
 
 def write_workdir(folder: pathlib.Path, steps, total=200, commit="abc"):
@@ -79,7 +79,7 @@ def fake_training(monkeypatch, tmp_path):
 
 def test_only_missing_runs_are_made_and_old_rows_stay(fake_training, tmp_path, capsys):
     table = tmp_path / "table.csv"
-    other = runs.Run("ppo", "two", 3, RUN.tasks)
+    other = runs.PlannedRun("ppo", "two", 3, RUN.tasks)
     runs.execute([RUN], table, tmp_path / "a", cores=[0])
     # On another machine, without the workdir of the first run.
     runs.execute([RUN, other], table, tmp_path / "b", cores=[0, 1])
@@ -96,7 +96,7 @@ def test_only_missing_runs_are_made_and_old_rows_stay(fake_training, tmp_path, c
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(fake_training, tmp_path, capsys):
     table = tmp_path / "table.csv"
-    bad = runs.Run("m3po", "two", 13, RUN.tasks)
+    bad = runs.PlannedRun("m3po", "two", 13, RUN.tasks)
     runs.execute([bad, RUN], table, tmp_path, cores=[0])
     assert {row["seed"] for row in runs.read_table(table)} == {"3"}
     assert "m3po-two-13: ended with exit code 1" in capsys.readouterr().out
@@ -112,7 +112,9 @@ def test_an_unfinished_run_is_taken_up_again(fake_training, tmp_path):
 
 
 def test_the_command_is_a_training_command():
-    run = runs.Run("tdmpc2", "x", 4, ("toy/PointReachA",), (("train.log_every", 3),), "tdmpc2 b")
+    run = runs.PlannedRun(
+        "tdmpc2", "x", 4, ("toy/PointReachA",), (("train.log_every", 3),), "tdmpc2 b"
+    )
     command = run.command(pathlib.Path("/w"))
     assert command[:3] == [sys.executable, "-m", "m3po_jax.cli.train"]
     assert command[3:] == [
@@ -155,7 +157,7 @@ def test_a_run_waits_for_the_one_it_starts_from(fake_training, tmp_path, monkeyp
 
 
 def test_a_run_from_one_that_failed_is_not_started(fake_training, tmp_path, capsys):
-    bad = runs.Run("m3po", "two", 13, RUN.tasks)
+    bad = runs.PlannedRun("m3po", "two", 13, RUN.tasks)
     after = dataclasses.replace(RUN, start=bad)
     runs.execute([bad, after], tmp_path / "table.csv", tmp_path, cores=[0, 1])
     assert [name for name, _ in fake_training] == ["m3po-two-13"]

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from m3po_jax.report.runs import Group, Run
+from m3po_jax.report.runs import Group, RecordedRun
 from m3po_jax.report.sections import learning_curves
 
 TASKS = ("mine/A", "mine/B", "mine/C")
@@ -23,7 +23,7 @@ def _run(seed, shares):
     record = {"env_steps": 10, "policy": "planner", "tasks": tasks}
     record |= {"success_mean": 0.625, "success_mean_last": 0.25}
     config = {"seed": seed, "tasks": TASKS}
-    return Run(pathlib.Path(), "r", config, {}, None, [], [record], [], {})
+    return RecordedRun(pathlib.Path(), "r", config, {}, None, [], [record], [], {})
 
 
 def test_tasks_with_a_goal_have_rows_by_both_rules_and_their_mean():
