@@ -58,14 +58,22 @@ class MetaWorldEnvironment:
         state = 2 * self._simulator.state_size
         fixed, reads = (2 * sum(x.values()) for x in (definition.all_starts, self._reads))
         self._sizes = (state, state + fixed)
-        self._step = host.HostCall(task, state, state + _ACTION, state + reads, self._run_step)
-        self._start = host.HostCall(task, 0, 1, state + fixed + _OBSERVATION, self._run_start)
+        self._call_step = host.HostCall(task, state, state + _ACTION, state + reads, self._run_step)
+        self._call_start = host.HostCall(task, 0, 1, state + fixed + _OBSERVATION, self._run_start)
         self.body = host.HostBody(float(SUBSTEPS * self._simulator.model.nv))
 
     def reset(self, key: jax.Array) -> base.GoalState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
-        goal = jax.random.randint(key, (1,), 0, library.NUM_GOALS).astype(jnp.uint32)
-        words = physics.call(self._start, None, goal)
+        goal = jax.random.randint(key, (), 0, library.NUM_GOALS)
+        return self.start(goal.astype(jnp.uint32))
+
+    def start(self, goal: jax.Array) -> base.GoalState:
+        """Starts an episode with one of the goals.
+
+        Args:
+            goal: Its number `[]` uint32.
+        """
+        words = physics.call(self._call_start, None, goal[None])
         state, fixed, seen = jnp.split(words, self._sizes)
         observation = jax.lax.bitcast_convert_type(seen, jnp.float32)
         nothing = jnp.asarray(np.full(1, np.nan).view(np.uint32))
@@ -82,7 +90,7 @@ class MetaWorldEnvironment:
         """Advances by one control step; see `Environment.step`."""
         last: _Physics = state.physics
         control = jax.lax.bitcast_convert_type(jnp.asarray(action, jnp.float32), jnp.uint32)
-        words = physics.call(self._step, None, jnp.concatenate([last.state, control]))
+        words = physics.call(self._call_step, None, jnp.concatenate([last.state, control]))
         new, reads = jnp.split(words, [last.state.size])
         frame, observation, reward, success, remembered = self._judge(last, reads, action)
         return base.GoalState(
