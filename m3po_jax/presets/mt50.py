@@ -1,0 +1,22 @@
+"""All fifty Meta-World tasks, one agent; needs Meta-World."""
+
+import ml_collections
+
+from m3po_jax.config import default_config
+from m3po_jax.envs.catalog import MT50
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns settings for 100,000 env steps per task, with the action repeat of published runs."""
+    config = default_config()
+    config.tasks = tuple(f"metaworld/{name}" for name in MT50)
+    config.env.num_envs = 4
+    config.env.action_repeat = 2
+    config.world_model.batch_size = 256
+    config.train.total_env_steps = 5_000_000
+    config.train.warmup_env_steps = 125_000
+    config.train.updates_per_transition = 0.25
+    config.train.eval_every = 1_000_000
+    config.train.eval_episodes = 4
+    config.train.checkpoint_every = 500_000
+    return config
