@@ -2,8 +2,8 @@
 
 python -m experiments.metaworld_speed [--tasks=A,B]
 
-Writes experiments/results/metaworld_speed.csv: with 8 and with 32 environments of a task, resets and
-callbacks included, and one environment of Meta-World alone.
+Writes experiments/results/metaworld_speed.csv: with 8 and with 32 environments of a task, callbacks
+and rewards included, and one environment of Meta-World alone.
 """
 
 import argparse

@@ -108,7 +108,7 @@ class MetaWorldEnvironment:
 
     def pose(self, state: base.EnvState) -> dict[str, jax.Array]:
         """What a picture of a state needs, as `frames` takes it; traceable."""
-        return {"state": state.physics.state}
+        return {"state": state.physics.state, "fixed": state.physics.fixed}
 
     def frames(
         self, poses: Mapping[str, np.ndarray], *, width: int, height: int
@@ -128,10 +128,14 @@ class MetaWorldEnvironment:
         model.vis.global_.offheight = max(height, model.vis.global_.offheight)
         data = mujoco.MjData(model)
         with mujoco.Renderer(model, height=height, width=width) as renderer:
-            for words in np.ascontiguousarray(poses["state"]):
-                self._simulator.place(model, data, words.view(np.float64))
+            rows = (np.ascontiguousarray(poses[key]) for key in ("state", "fixed"))
+            for words, fixed in zip(*rows, strict=True):
+                # What comes first of what the reset fixed is the target.
+                target = fixed.view(np.float64)[:3]
+                self._simulator.place(model, data, words.view(np.float64), target)
                 renderer.update_scene(data, camera=_CAMERA)
-                yield renderer.render()
+                # The camera hangs upside down.
+                yield renderer.render()[::-1, ::-1]
 
     def _run_step(self, rows: np.ndarray) -> np.ndarray:
         size = self._sizes[0]

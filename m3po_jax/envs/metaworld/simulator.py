@@ -141,8 +141,10 @@ class Simulator:
         """A model of the scene to draw."""
         return copy.copy(self.model)
 
-    def place(self, model: mujoco.MjModel, data: mujoco.MjData, state: np.ndarray) -> None:
-        """Puts a state into `data` of a model to draw."""
+    def place(
+        self, model: mujoco.MjModel, data: mujoco.MjData, state: np.ndarray, target: np.ndarray
+    ) -> None:
+        """Puts a state into `data` of a model to draw, and the goal's marker to its place `[3]`."""
         start = 0
         for field, size in zip(_STATE_FIELDS, self._sizes, strict=True):
             getattr(data, field).flat = state[start : start + size]
@@ -152,6 +154,8 @@ class Simulator:
         if self._moved is not None:
             model.body_pos[self._moved] = state[-3:]
         mujoco.mj_forward(model, data)
+        for name, _ in self._env._target_site_config[:1]:
+            data.site(name).xpos = target
 
     def _reset(self, goal: int) -> Start:
         env = self._env

@@ -1,5 +1,7 @@
 """Observation, reward and success are those of Meta-World's own Python, along whole episodes."""
 
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -140,3 +142,40 @@ def test_where_the_physics_breaks_down_the_reward_is_not_finite():
 def test_a_control_step_takes_five_of_the_simulator():
     environment = registry.make_env(registry.parse_task("metaworld/reach-v3"))
     assert SUBSTEPS == 5 and environment.seconds_per_step == pytest.approx(0.0125)
+
+
+DRAW = """
+from m3po_jax.cli import render
+from m3po_jax.report.video import VideoError
+try:
+    render.choose_gl()
+except VideoError as error:
+    print("none:", error)
+    raise SystemExit
+import jax, numpy as np
+from m3po_jax.envs import registry
+environment = registry.make_env(registry.parse_task("metaworld/reach-v3"))
+reset, step = jax.jit(environment.reset), jax.jit(environment.step)
+first = reset(jax.random.key(0))
+last = first
+for _ in range(20):
+    last = step(last, jax.numpy.array([0.0, 1.0, 0.0, 0.0]))
+other = reset(jax.random.key(1))
+# The hand moved; and all as before but for the goal, whose marker is elsewhere.
+goal = first.replace(physics=first.physics.replace(fixed=other.physics.fixed))
+states = [first, last, goal, first]
+poses = jax.tree.map(lambda *x: np.stack(x), *map(environment.pose, states))
+start, moved, marked, again = environment.frames(poses, width=96, height=64)
+print(start.shape, start.dtype, (start == again).all(), (start != moved).any(-1).sum() > 20,
+      0 < (start != marked).any(-1).sum() < 400)
+"""
+
+
+def test_pictures_show_the_arm_and_the_goal():
+    result = subprocess.run(
+        [sys.executable, "-c", DRAW], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    if result.stdout.startswith("none:"):
+        pytest.skip(result.stdout.strip())
+    assert result.stdout.strip() == "(64, 96, 3) uint8 True True True"
