@@ -47,6 +47,7 @@ def begin(config: Config, workdir: str | os.PathLike[str], origin: Origin) -> li
         _refuse_lost(workdir)
         old = stored_agent.restore_agent(origin.source)
         new = make_experiment(config)
+        new.require_room()
         state, sources, lines = _first_state(old, new, origin)
         _evaluate(new, state, sources, workdir)
         meta = new.meta(env_steps=0, wall_seconds=0.0)

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 from jax.extend.mlir import ir
 
+from m3po_jax.training import memory
+
 # XLA's CPU compiler puts each fused operation into an object of its own, and these take more memory
 # mappings for the simulators of 25 tasks than the 65,530 that Linux grants a process: "Cannot
 # allocate memory", then a crash. With its older emitters simulators take 0.4 of the mappings and
@@ -15,9 +17,15 @@ _OPTIONS: dict[str, bool | str] = {"xla_cpu_use_fusion_emitters": False}
 
 
 def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles what was traced."""
+    """Compiles what was traced.
+
+    Raises:
+        MemoryShortage: What it computes does not fit into memory.
+    """
     large = jax.default_backend() == "cpu" and _has_operations(lowered, LARGE_PROGRAM)
-    return lowered.compile(compiler_options=_OPTIONS if large else None)
+    compiled = lowered.compile(compiler_options=_OPTIONS if large else None)
+    memory.require_room_to_run(compiled)
+    return compiled
 
 
 def _has_operations(lowered: jax.stages.Lowered, least: int) -> bool:

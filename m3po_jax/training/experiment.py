@@ -15,7 +15,7 @@ from m3po_jax.learning.parts import Parts, num_iterations
 from m3po_jax.learning.state import TrainState, init_train_state
 from m3po_jax.networks.factory import make_networks
 from m3po_jax.replay import buffer
-from m3po_jax.training import sharding
+from m3po_jax.training import memory, sharding
 from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
 
 
@@ -36,6 +36,21 @@ class Experiment(Parts):
     def state_shapes(self) -> TrainState:
         """The state's shapes and places, as `jax.ShapeDtypeStruct`s; nothing is computed."""
         return sharding.placed(self.mesh, jax.eval_shape(self.init, jax.random.key(0)))
+
+    def require_room(self) -> None:
+        """Refuses a run whose state, none of which is there yet, is beyond memory.
+
+        Raises:
+            MemoryShortage: It is; the text says what takes how much.
+        """
+        shapes, cfg = self.state_shapes(), self.config
+        memory.require_room(
+            {
+                f"replay of {cfg.replay.capacity:,} transitions (replay.capacity)": shapes.replay,
+                f"{self.env.batch_size:,} environments (env.num_envs)": shapes.rollout,
+                f"agent (network.size = {cfg.network.size}, widths)": shapes.agent,
+            }
+        )
 
     def meta(self, *, env_steps: int, wall_seconds: float) -> dict[str, Any]:
         """What a checkpoint says of itself."""
@@ -93,6 +108,7 @@ def restore_run(
         CheckpointError: There is no checkpoint or it cannot be read.
     """
     experiment = make_experiment(on_one_device(config))
+    experiment.require_room()
     with Checkpointer(workdir) as checkpointer:
         restored = checkpointer.restore_latest(experiment.state_shapes())
     if restored is None:

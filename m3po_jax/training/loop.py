@@ -114,6 +114,7 @@ class _Run:
         self._logged = self._began
         self._model_errors: Any = sharding.shard_model_errors(experiment.mesh, experiment)
         progress.say(description(experiment))
+        experiment.require_room()
         restored = checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:
             if holds_metrics(workdir):
