@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from m3po_jax.config import UserError
 
@@ -99,7 +100,7 @@ def _reclaimable() -> int:
 
 def _bytes_here(leaf: Any) -> int:
     """Bytes of a leaf on the first device of this process, or on all of its CPU devices."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     size = int(leaf.dtype.itemsize)
     sharding = leaf.sharding
