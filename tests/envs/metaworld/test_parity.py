@@ -179,3 +179,17 @@ def test_pictures_show_the_arm_and_the_goal():
     if result.stdout.startswith("none:"):
         pytest.skip(result.stdout.strip())
     assert result.stdout.strip() == "(64, 96, 3) uint8 True True True"
+
+
+@pytest.mark.parametrize("name", _tasks())
+def test_a_start_depends_on_its_goal_alone(name):
+    """So that a run that goes on in another process has the starts that it would have had."""
+    from m3po_jax.envs.metaworld.definitions import DEFINITIONS
+    from m3po_jax.envs.metaworld.simulator import Simulator
+
+    alone, after_others = (Simulator(name, DEFINITIONS[name]) for _ in range(2))
+    state = after_others.start(7).state[None]
+    after_others.step(state, np.ones((1, 4), np.float32))
+    after_others.start(2)
+    for one, other in zip(alone.start(4), after_others.start(4), strict=True):
+        np.testing.assert_array_equal(one, other)
