@@ -32,7 +32,7 @@ Curve = dict[int, np.ndarray]
 def curves(rows: Sequence[Row], setting: str) -> dict[str, Curve]:
     """Scores of every agent of a setting, at the steps that all its seeds have.
 
-    Seeds that are still running count as far as they are.
+    Seeds that are still running count as far as they have come.
 
     Args:
         rows: The table.

@@ -50,7 +50,7 @@ def _experiment(num_tasks: int = 1, **sizes: int) -> Any:
     cfg.train.num_devices = 1
     config = from_config_dict(cfg)
     validate(config)
-    # One simulator under several names, which a config does not allow, so that tasks cost alike.
+    # One simulator under several names, which a config does not allow, so that tasks cost the same.
     tasks = [
         task.as_task(
             name=f"quadratic{index}",
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--figure", type=pathlib.Path, default=FIGURE)
     given = parser.parse_args()
     if unknown := set(given.curves) - set(CURVES):
-        parser.error(f"{', '.join(sorted(unknown))} is none of {', '.join(CURVES)}")
+        parser.error(f"{', '.join(sorted(unknown))} is not one of {', '.join(CURVES)}")
     rows = _read(given.out)
     for name in given.curves or CURVES:
         new = CURVES[name]()

@@ -2,7 +2,7 @@
 
 Settings that share their array shapes run side by side in one compiled program, with their learning
 rates and entropy scales as its inputs. Every finished group is appended to the CSV; called again,
-the script goes on with the groups that are not there yet. A group takes minutes on one core.
+the script continues with the missing groups. A group takes minutes on one core.
 """
 
 import argparse

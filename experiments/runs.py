@@ -1,7 +1,7 @@
 """Runs of an experiment: one process each, side by side, resumable, and one table of their scores.
 
 A run is the train command with a config of `experiments/configs/baselines` and a workdir of its
-own, so a run that was stopped goes on where it was; a run that starts from the agent of another is
+own, so a run that was stopped resumes where it was; a run that starts from the agent of another is
 the finetune command, and waits for it. The table has one row per run, evaluation and task. It is
 rewritten after every run; runs that it already holds to their end are not made again, unless one
 that is missing starts from them and their workdirs are gone, and their rows stay.
@@ -73,7 +73,7 @@ class PlannedRun:
         return f"{self.curve}-{self.setting}-{self.seed}".replace(" ", "_")
 
     def command(self, workdir: pathlib.Path) -> list[str]:
-        """The command line that makes or resumes the run; `start` lies beside `workdir`."""
+        """The command line that makes or resumes the run; `start` is next to `workdir`."""
         config = f"experiments/configs/baselines/{self.agent}.py:{','.join(self.tasks)}"
         program = ["m3po_jax.cli.train"]
         if self.start is not None:

@@ -55,7 +55,7 @@ def _check_network(config: Config) -> None:
         raise setting_error(
             "network.latent_size",
             network.latent_size,
-            f"is no multiple of network.simplex_size = {group}; nearest: {choices}",
+            f"is not a multiple of network.simplex_size = {group}; nearest: {choices}",
         )
     if network.num_q < 2:
         raise setting_error(
@@ -76,7 +76,8 @@ def _check_policy(config: Config) -> None:
         raise setting_error(
             "policy.planner_kl_scale",
             policy.planner_kl_scale,
-            "acts only with policy.objective = 'likelihood_ratio' and policy.data = 'real'; "
+            "has an effect only with policy.objective = 'likelihood_ratio' and "
+            "policy.data = 'real'; "
             "set both, or set it to 0",
         )
 
@@ -101,7 +102,7 @@ def _check_encoder(config: Config) -> None:
             raise setting_error(
                 "train.updates_per_transition",
                 config.train.updates_per_transition,
-                "never trains the world model; give more, or network.encoder = 'observation'",
+                "never trains the world model; increase it, or set network.encoder = 'observation'",
             )
         return
     for key, holds, remedy in _MODEL_FREE:
@@ -122,7 +123,8 @@ def _check_model_data(config: Config, load: Load) -> None:
             raise setting_error(
                 f"{part}.horizon",
                 horizon,
-                f"is over env.unroll_length = {unroll}; give at most {unroll}, or longer unrolls",
+                f"is larger than env.unroll_length = {unroll}; give at most {unroll}, or use "
+                f"longer unrolls",
             )
     batch_size = config.world_model.batch_size
     if batch_size < load.replay_round:

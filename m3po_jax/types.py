@@ -1,4 +1,4 @@
-"""The data that passes between the rooms: task facts, trajectories, and two protocols.
+"""The data that passes between the folders: task facts, trajectories, and two protocols.
 
 Shapes: `T` time steps of one unroll, `B` environments over all tasks, `O` padded observation
 size, `A` padded action size, `K` tasks, `Z` latent size.
@@ -137,7 +137,7 @@ class Window:
 
 
 class LatentModel(Protocol):
-    """What the planner and the imagination need of a model; all arguments are batched alike.
+    """What the planner and the imagination need of a model; all arguments have the same batch axes.
 
     `z` is `[..., Z]`, `u` a pre-tanh action `[..., A]`, `context` any array or pytree whose leaves
     broadcast against the leading axes of `z` (the world model takes the task embedding there).

@@ -32,7 +32,7 @@ def task_load(config: Config) -> Load:
     """
     if not config.tasks:
         raise setting_error(
-            "tasks", config.tasks, "names no task; give at least one, as ('toy/PointReachA',)"
+            "tasks", config.tasks, "names no task; give at least one, such as ('toy/PointReachA',)"
         )
     num_envs, repeats, weights, seen = [], [], [], set()
     for index, name in enumerate(config.tasks):
@@ -41,7 +41,9 @@ def task_load(config: Config) -> Load:
         except ValueError as error:
             raise ConfigError(f"config.tasks[{index}] = {name!r}: {error}") from error
         if request.name in seen:
-            raise setting_error(f"tasks[{index}]", name, "comes twice; name each environment once")
+            raise setting_error(
+                f"tasks[{index}]", name, "is listed twice; list each environment once"
+            )
         seen.add(request.name)
         num_envs.append(int(request.options.get("num_envs", config.env.num_envs)))
         weights.append(int(request.options.get("replay_weight", 1)))
@@ -78,14 +80,15 @@ def device_conflict(config: Config, num_devices: int) -> str | None:
     for name, count in zip(config.tasks, load.num_envs, strict=True):
         if count % num_devices:
             return (
-                f"{name} has {count} environments (env.num_envs or its option num_envs), which do "
-                f"not split over {num_devices} devices (train.num_devices); "
+                f"{name} has {count} environments (env.num_envs or its option num_envs), which "
+                f"do not divide evenly over {num_devices} devices (train.num_devices); "
                 f"nearest: {_nearest_multiple(count, num_devices)}"
             )
     size, unit = config.world_model.batch_size, load.replay_round * num_devices
     if config.has_model and size % unit:
         return (
-            f"config.world_model.batch_size = {size} does not split over {len(config.tasks)} tasks "
+            f"config.world_model.batch_size = {size} does not divide evenly over "
+            f"{len(config.tasks)} tasks "
             f"(replay_weight {load.replay_round} in all) on {num_devices} devices "
             "(train.num_devices); "
             f"nearest: {_nearest_multiple(size, unit)}"
@@ -118,8 +121,9 @@ def _placement_conflict(config: Config, load: Load, num_devices: int) -> str | N
             f"{name}: {n}" for name, n in zip(config.tasks, load.num_envs, strict=True)
         )
         return (
-            f"{problem} (train.num_devices): the tasks' environments ({counts}) do not come out "
-            "equal on them; give every task as many (env.num_envs, and no option num_envs) and use "
+            f"{problem} (train.num_devices): the tasks' environments ({counts}) cannot be "
+            f"distributed equally; give every task the same number (env.num_envs, without the "
+            f"option num_envs) and use "
             f"a number of devices that divides {num_tasks}, or set 'sharded'"
         )
     return None

@@ -265,7 +265,7 @@ def test_a_slice_without_a_state_ends_with_what_gcloud_says(tpu):
     assert any("queued-resources create" in text for text in calls)
     said, ours = result.stderr.splitlines()
     assert said == "ERROR: please log in"
-    assert ours.startswith("error: gcloud does not tell the state of the slice m3po")
+    assert ours.startswith("error: gcloud reports no state for the slice m3po")
     assert "waiting" not in result.stdout
 
 

@@ -1,1 +1,1 @@
-"""Speed beside other implementations, each in an environment of its own, timed in turn."""
+"""Speed compared with other implementations, each in its own environment, timed in alternation."""

@@ -2,7 +2,7 @@
 
 Nothing of them is in this package or needed by it. Each peer is run by a Python of its own:
 
-- `--tdmpc2=PYTHON --tdmpc2_source=FOLDER`: tdmpc2-jax, which is no package of PyPI. FOLDER holds
+- `--tdmpc2=PYTHON --tdmpc2_source=FOLDER`: tdmpc2-jax, which is not on PyPI. FOLDER holds
   its sources (the folder `tdmpc2_jax` of ShaneFlandermeyer/tdmpc2-jax on GitHub), and PYTHON has
   what it imports: `python -m venv V && V/bin/pip install jax==0.10.2 flax optax einops jaxtyping`.
 - `--brax=PYTHON`: Brax's PPO, which needs an older JAX: `python -m venv V && V/bin/pip install

@@ -1,8 +1,8 @@
 """Two processes that time their programs in turn. Needs nothing but Python: peers import it too.
 
-The driver starts one worker for each implementation and asks them by turns, A, B, A, B, ..., so
-that what else the machine does hits both alike. A worker compiles and warms up, says what it has,
-and then times one program for each line that it reads.
+The driver starts one worker for each implementation and alternates between them, A, B, A, B,
+..., so that other load on the machine affects both equally. A worker compiles and warms up, says
+what it has, and then times one program for each line that it reads.
 """
 
 import contextlib

@@ -51,7 +51,7 @@ def seconds_in_turn(
 ) -> dict[str, list[float]]:
     """Seconds per call of each program, warm and blocked until the result is there.
 
-    Every round times each program once, so what else the machine does hits all alike.
+    Every round times each program once, so other load on the machine affects all of them equally.
 
     Args:
         programs: Functions that start a computation and return its result.

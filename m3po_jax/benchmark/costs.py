@@ -250,7 +250,7 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
             instruction = _parse_instruction(line.strip())
             scope[instruction.name] = instruction
     if not entry:
-        raise ValueError("this is no program in XLA's text form: it has no ENTRY")
+        raise ValueError("this is not a program in XLA's text form: it has no ENTRY")
     return computations, entry
 
 

@@ -95,7 +95,7 @@ class _Bench:
         return run
 
     def record(self, seconds: dict[str, list[float]], rates: dict[str, float]) -> _Record:
-        """Times beside floors, and the whole beside the sum of its parts."""
+        """Times and floors, and the whole step and the sum of its parts."""
         flops = max(rate for name, rate in rates.items() if name.startswith("matmul"))
         copied = max(rate for name, rate in rates.items() if name.startswith("copy"))
 

@@ -1,17 +1,17 @@
-"""Measures how fast an agent trains here, part by part, and how fast this machine could be.
+"""Measures how fast an agent trains here, part by part, and the limits of this machine.
 
 m3po-benchmark --config=NAME [--config.KEY=VALUE ...] [--json=FILE] ...
 
---config=NAME       as in m3po-train; nothing is trained for long and nothing is kept
---json=FILE         writes all numbers there ('-' prints them in place of the table)
---repetitions=N     rounds in which each program is timed once; the median counts (default 7)
---clock=wall|cpu    cpu counts the time that this process computed in place of the time that
-                    passed: for a machine that others use too; on one core only (taskset -c 0)
---compile_cache     takes compiled programs from the cache, where compile seconds say nothing
+--config=NAME       as for m3po-train; nothing is trained for long, and nothing is kept
+--json=FILE         writes all numbers there ('-' prints them instead of the table)
+--repetitions=N     rounds in which each program is timed once; reports the median (default 7)
+--clock=wall|cpu    cpu counts the CPU time of this process instead of wall-clock time, for
+                    shared machines; on one core only (taskset -c 0)
+--compile_cache     loads compiled programs from the cache; compile seconds are then meaningless
 
 A floor is the time that the operations of a program, or its bytes, would take at the best rate that
-matrix products and copies reach here. The parts of an iteration are timed in turn, warm, and until
-their result is there, on one device.
+matrix products and copies reach here. The parts of an iteration are timed on one device in
+alternation, warm, until their results are ready.
 """
 
 import json
@@ -50,7 +50,7 @@ def run() -> None:
     flags.DEFINE_string("json", None, "File of all numbers.")
     flags.DEFINE_integer("repetitions", 7, "Rounds of timing.", lower_bound=1)
     flags.DEFINE_enum("clock", "wall", ["wall", "cpu"], "What counts as time.")
-    flags.DEFINE_bool("compile_cache", False, "Take compiled programs from the cache.")
+    flags.DEFINE_bool("compile_cache", False, "Load compiled programs from the cache.")
     flags.mark_flag_as_required("config")
     command_line.run(main, __doc__)
 

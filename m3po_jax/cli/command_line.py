@@ -34,7 +34,7 @@ def define_config_flag() -> None:
 
 def define_log_flags() -> None:
     """Defines what a training command says and where it logs to."""
-    flags.DEFINE_bool("quiet", False, "Print errors alone.")
+    flags.DEFINE_bool("quiet", False, "Print errors only.")
     flags.DEFINE_integer("log_every", None, "Iterations between rows.", lower_bound=1)
     flags.DEFINE_bool("tensorboard", True, "Write TensorBoard event files.")
     flags.DEFINE_bool("wandb", False, "Log to Weights & Biases.")
@@ -86,7 +86,7 @@ def open_run(
 
 
 def tell(opened: folder.Workdir) -> None:
-    """Says what a person should know of the run that goes on, unless `--quiet`."""
+    """Prints what to know about the run that is resumed, unless `--quiet`."""
     if opened.note and not flags.FLAGS.quiet:
         streams.say(opened.note)
 
@@ -111,7 +111,7 @@ def run(main: Callable[[], None], usage: str, *, positional: str | None = None) 
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one has nothing to add
             trains = "overwrite" in flags.FLAGS
-            goes_on = "; the same command goes on from the last checkpoint" if trains else ""
+            goes_on = "; the same command resumes from the last checkpoint" if trains else ""
             streams.say(f"\nstopped{goes_on}{_without_overwrite()}")
             sys.exit(INTERRUPTED)
         except (MemoryError, RuntimeError) as error:
@@ -144,10 +144,10 @@ def run(main: Callable[[], None], usage: str, *, positional: str | None = None) 
 
 
 def _without_overwrite() -> str:
-    """What to leave out of a command that is to go on with its run."""
+    """What to omit from a command in order to resume its run."""
     values = flags.FLAGS
     asked = "overwrite" in values and values["overwrite"].value
-    return " (without --overwrite, which would start anew)" if asked else ""
+    return " (without --overwrite, which would start from scratch)" if asked else ""
 
 
 def fail(message: str, code: int = USER_ERROR) -> NoReturn:
@@ -160,8 +160,8 @@ def _out_of_memory(error: Exception) -> str:
     what = next(iter(str(error).strip().splitlines()), "")[:300]
     return (
         f"there is not enough memory{what and f' ({what})'}; lower replay.capacity, env.num_envs "
-        "(or --episodes), batch sizes or widths, or use more devices (train.num_devices). Whatever "
-        "was saved is whole"
+        "(or --episodes), batch sizes or widths, or use more devices (train.num_devices). "
+        "Everything saved so far is intact"
     )
 
 
@@ -211,7 +211,7 @@ def use_compile_cache() -> None:
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not choice and base.startswith("~"):
         streams.say(
-            "There is no home folder here, so compiled programs are not kept for the next run; "
+            "There is no home folder, so compiled programs are not kept for the next run; "
             f"{CACHE_VARIABLE}=FOLDER keeps them."
         )
         return
@@ -241,7 +241,7 @@ def _flag_message(error: flags.Error, source: str | None) -> str:
 
 
 def _flag_needed(name: str) -> str:
-    return f"--{name} is needed; --help says how to call this command"
+    return f"--{name} is required; --help shows how to call this command"
 
 
 def _file_message(error: Exception, source: str | None) -> str:

@@ -5,9 +5,9 @@ m3po-evaluate --workdir=DIR [--episodes=16] [--policy=NAME ...] [--seed=0] [--js
 --workdir=DIR   the folder of the run
 --episodes=16   episodes of each task
 --policy=NAME   planner: plan with the learned model; prior: the policy network alone; random:
-                random actions, to compare with; repeat it to evaluate several
---seed=0        seed of the starts and of the planner's samples
---json          prints one line of JSON (as in eval.jsonl) in place of the table
+                random actions, for comparison; repeat the flag to evaluate several
+--seed=0        seed of the initial states and of the planner's samples
+--json          prints one line of JSON (as in eval.jsonl) instead of the table
 --save          keeps the result in DIR/saved_eval.jsonl, for m3po-report
 """
 

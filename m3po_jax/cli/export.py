@@ -5,8 +5,8 @@ m3po-export --workdir=DIR --out=FOLDER
 --workdir=DIR  the folder of the run
 --out=FOLDER   a new or empty folder, or an earlier export, which is replaced
 
-Writes prior.stablehlo, planner.stablehlo (where there is a world model) and signature.json, which
-says how to load and call them: shapes, dtypes, tasks, versions. They run on CPU, CUDA and TPU.
+Writes prior.stablehlo, planner.stablehlo (if there is a world model) and signature.json, which
+describes how to load and call them: shapes, dtypes, tasks, versions. They run on CPU, CUDA and TPU.
 """
 
 from absl import flags

@@ -1,11 +1,11 @@
-"""Goes on learning, from a trained agent, on other tasks.
+"""Continues from a trained agent, on the same tasks or on others.
 
 m3po-finetune --from=DIR --config=NAME --workdir=DIR [--config.KEY=VALUE ...] [--embedding=mean]
               [--replay=fresh|old] [--overwrite]
 
---from=DIR         the run to start from; it stays as it is
+--from=DIR         the run to start from; it is not modified
 --config=NAME      preset or file: settings of the new run, its tasks new ones, old ones or both.
-                   Networks must have the old sizes; observation and action sizes may differ
+                   Network sizes must be the old ones; observation and action sizes may differ
 --workdir=DIR      folder of the new run; the same command resumes it, and m3po-train does too
 --embedding=NAME   what tasks that the agent does not know start from: mean of all known task
                    embeddings, or the embedding of a known task, as dmc/CartpoleSwingup
@@ -13,7 +13,7 @@ m3po-finetune --from=DIR --config=NAME --workdir=DIR [--config.KEY=VALUE ...] [-
 --overwrite        start anew; the run in the workdir is deleted once the new one is saved
 --quiet, --log_every=N, --notensorboard, --wandb: as for m3po-train
 
---config.train.frozen=NAME,NAME keeps these modules as they are: embedding, encoder, dynamics,
+--config.train.frozen=NAME,NAME keeps these modules unchanged: embedding, encoder, dynamics,
 reward, termination, q, policy, critic, exploration. The first line of eval.jsonl is the score
 before anything was learned on the new tasks.
 """
@@ -60,9 +60,9 @@ def run() -> None:
     command_line.define_config_flag()
     flags.DEFINE_string("from", None, "Folder of the run to start from.")
     flags.DEFINE_string("workdir", None, "Folder of the new run.")
-    flags.DEFINE_string("embedding", "mean", "What unknown tasks start from.")
-    flags.DEFINE_enum("replay", "fresh", ["fresh", "old"], "Whether to take over old steps.")
-    flags.DEFINE_bool("overwrite", False, "Delete the run in the workdir and start anew.")
+    flags.DEFINE_string("embedding", "mean", "What new tasks start from.")
+    flags.DEFINE_enum("replay", "fresh", ["fresh", "old"], "Whether to keep old steps.")
+    flags.DEFINE_bool("overwrite", False, "Delete the run in the workdir and start a new one.")
     command_line.define_log_flags()
     flags.mark_flags_as_required(["config", "from", "workdir"])
     command_line.run(main, __doc__)

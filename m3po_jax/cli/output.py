@@ -1,4 +1,4 @@
-"""What commands print arrives or is said not to have, whatever stands at the other end."""
+"""Output of commands: it is delivered, or the failure is reported."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ def print_anything() -> None:
 def delivered(failed: int) -> Iterator[None]:
     """Ends the process with the code `failed` if what the block printed cannot be delivered.
 
-    A reader that has gone away, as `head` does, is no failure to speak of.
+    A reader that has closed its end, such as `head`, is not a failure.
     """
     try:
         try:
@@ -39,5 +39,5 @@ def delivered(failed: int) -> Iterator[None]:
         if error.errno not in DISK_ERRORS:
             raise
         discard(sys.stdout)
-        say(f"error: cannot write: {error.strerror}; see that there is room, then try again")
+        say(f"error: cannot write: {error.strerror}; check that there is space and try again")
         sys.exit(failed)

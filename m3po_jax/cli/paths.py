@@ -54,8 +54,7 @@ def write_or_print(path: pathlib.Path, text: str) -> None:
     except OSError as error:
         print(text)
         raise UserError(
-            f"{path} cannot be written: {error.strerror or error}; what it was to hold is printed "
-            "above"
+            f"{path} cannot be written: {error.strerror or error}; its contents are printed above"
         ) from error
 
 
@@ -70,7 +69,7 @@ def local(flag: str, text: str) -> pathlib.Path:
         ConfigError: It is empty, the address of something elsewhere, or in an unknown home folder.
     """
     if not text.strip():
-        raise ConfigError(f"--{flag}= is empty; give it a path, as --{flag}=runs/mine")
+        raise ConfigError(f"--{flag}= is empty; give it a path, such as --{flag}=runs/mine")
     if address := _ADDRESS.match(text):
         raise ConfigError(
             f"--{flag}={text} is an address, and only paths of this machine work (it would make a "

@@ -3,11 +3,11 @@
 m3po-render --workdir=DIR --task=NAME --out=FILE [--policy=planner|prior] [--seed=0] [--overlay] ...
 
 --workdir=DIR   the folder of the run
---task=NAME     one of its tasks, as dmc/CartpoleSwingup
+--task=NAME     one of its tasks, such as dmc/CartpoleSwingup
 --out=FILE      FILE.mp4 for MuJoCo tasks; FILE.html for Brax tasks (loads Brax's viewer online)
 --policy=NAME   planner: plan with the learned model; prior: the policy network alone
 --seed=0        seed of the episode
---overlay       draws what the agent believed: returns and rewards expected, and those that came
+--overlay       draws what the agent believed: expected and actual returns and rewards
 --width=640 --height=480   size of the picture in pixels
 """
 

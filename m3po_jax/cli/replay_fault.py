@@ -1,4 +1,4 @@
-"""Re-runs the iteration that stopped a run for numbers that are not finite.
+"""Re-runs the iteration that stopped a run because numbers were not finite.
 
 m3po-replay-fault DIR
 

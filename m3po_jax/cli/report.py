@@ -1,10 +1,11 @@
-"""Writes a report of runs: one HTML page, with its pictures and numbers beside it.
+"""Writes a report of runs: one HTML page, with its pictures and numbers as separate files.
 
 m3po-report DIR [DIR ...] [--out=FOLDER]
 
-DIR            folder of a run, also as --workdir=DIR; runs that differ in the seed alone are
+DIR            folder of a run, also as --workdir=DIR; runs that differ only in the seed are
                shown as one, with intervals
---out=FOLDER   where to write; by default DIR/report, or of several runs report beside them
+--out=FOLDER   where to write; by default DIR/report, or report next to the folders of several
+               runs
 
 The page needs no network. It can be made while a run is training.
 """

@@ -3,9 +3,9 @@
 m3po-tasks [--suite=dmc|brax|playground|toy|metaworld|installed] [--json]
 
 --suite=NAME  only this suite; installed: tasks of other packages
---json        prints one line of JSON per task in place of the table
+--json        prints one line of JSON per task instead of the table
 
-A task of your own is named by its dotted path, as my_package.envs:Reach.
+A task of your own is named by its dotted path, such as my_package.envs:Reach.
 """
 
 import json
@@ -59,7 +59,7 @@ def main() -> None:
         words = {True: "yes", False: "no", None: "?"}
         yes = [words[record[key]] for key in ("can_terminate", "available")]
         table.add_row(record["task"], *numbers, *yes)
-    # As wide as it is, also in a pipe: a narrow terminal wraps lines rather than cutting names.
+    # At its full width, also in a pipe: a narrow terminal wraps lines rather than cutting names.
     rich.console.Console(width=_ENDLESS).print(table)
     for suite, reason in reasons.items():
         if reason is not None:

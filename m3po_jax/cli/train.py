@@ -4,23 +4,23 @@ m3po-train --config=NAME --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [-
 
 --config=NAME       a preset, as classic (m3po-train --list shows all), or a Python file with
                     get_config(); --config=FILE:TEXT calls get_config(TEXT)
---config.KEY=VALUE  overrides one setting, as --config.train.total_env_steps=50000;
+--config.KEY=VALUE  overrides one setting, e.g. --config.train.total_env_steps=50000;
                     several tasks: --config.tasks=NAME,NAME, or repeat it
---workdir=DIR       where everything is written; one that holds this run resumes it, one that
-                    holds another run is refused
---overwrite         starts anew; the run in the workdir is deleted once the new one is saved
+--workdir=DIR       folder for everything that is written; if it holds this run, training
+                    resumes; if it holds another run, it is refused
+--overwrite         starts a new run; the old one is deleted once the new one is saved
 --debug             asserts in every iteration that observations, actions, targets, losses and
-                    gradients are finite and in range; slower, ends at the first that is not
---quiet             prints errors alone; on a terminal a live display is the default
+                    gradients are finite and in range; slower, and stops at the first failure
+--quiet             prints errors only; the default on a terminal is a live display
 --log_every=N       writes and shows a row every N iterations (config.train.log_every)
 --notensorboard     writes no TensorBoard event files to DIR/tensorboard
 --wandb             logs to Weights & Biases as well; needs pip install 'm3po_jax[wandb]'
 --distributed       one of several processes, each started with the same command; they find each
-                    other on TPU, Slurm and Open MPI, on Kubernetes with jax[k8s] and the right to
-                    read pods; elsewhere say how with --coordinator=HOST:PORT --num_processes=N
+                    other on TPU, Slurm and Open MPI, and on Kubernetes with jax[k8s] and permission
+                    to read pods; elsewhere pass --coordinator=HOST:PORT --num_processes=N
                     --process_id=I
 
-SIGTERM and SIGINT (Ctrl-C) finish the iteration and save; the same command goes on from there.
+SIGTERM and SIGINT (Ctrl-C) finish the iteration and save; run the same command to resume.
 """
 
 from absl import flags
@@ -53,8 +53,10 @@ def run() -> None:
     """Entry point of `m3po-train`."""
     command_line.define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder of the run.")
-    flags.DEFINE_bool("overwrite", False, "Delete the run in the workdir and start anew.")
-    flags.DEFINE_bool("debug", False, "Assert inside the iteration that numbers are sound.")
+    flags.DEFINE_bool("overwrite", False, "Delete the run in the workdir and start a new one.")
+    flags.DEFINE_bool(
+        "debug", False, "Assert inside the iteration that numbers are finite and in range."
+    )
     command_line.define_log_flags()
     command_line.define_process_flags()
     flags.mark_flags_as_required(["config", "workdir"])

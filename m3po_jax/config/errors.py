@@ -6,7 +6,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the commands print its text and no traceback."""
+    """A mistake that the user can fix: commands print its text without a traceback."""
 
 
 class ConfigError(UserError, ValueError):
@@ -14,7 +14,7 @@ class ConfigError(UserError, ValueError):
 
 
 def setting_error(key: str, value: Any, text: str) -> ConfigError:
-    """What to raise for a setting: names it and its value, and goes on with `text`."""
+    """What to raise for a setting: names it and its value, followed by `text`."""
     return ConfigError(f"config.{key} = {value!r} {text}")
 
 

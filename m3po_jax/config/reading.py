@@ -28,11 +28,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unknown_key(key: str) -> ConfigError:
-    """Returns the error for a dotted name that is no setting, with the nearest ones that are."""
+    """Returns the error for a dotted name that is not a setting, with the nearest ones."""
     known = tuple(field_types())
     members = [name for name in known if name.startswith(f"{key}.")]
     if members:
-        return ConfigError(f"config.{key} is a group of settings; name one, as {members[0]}")
+        return ConfigError(f"config.{key} is a group of settings; name one, such as {members[0]}")
     leaf = key.rpartition(".")[2]
 
     def likeness(name: str) -> float:
@@ -96,7 +96,7 @@ def _cast(value: Any, default: Any, key: str) -> Any:
     if isinstance(default, tuple):
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise setting_error(key, value, "must be a tuple of names, as ('toy/A', 'toy/B')")
+        raise setting_error(key, value, "must be a tuple of names, such as ('toy/A', 'toy/B')")
     kind = type(default)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

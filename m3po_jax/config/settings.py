@@ -267,7 +267,7 @@ class TrainConfig:
         log_every: Training iterations between lines of metrics.csv.
         max_skipped_updates: Iterations in a row that may leave out an update because a loss or a
             gradient is not finite; one more stops the run.
-        frozen: Modules whose parameters stay as they are; for finetuning.
+        frozen: Modules whose parameters are kept unchanged; for fine-tuning.
         num_devices: Devices that share environments and batches, over all processes; 0 takes as
             many of those present as these split over evenly.
         fsdp_devices: Devices that share one copy of parameters, their averages and optimizers'

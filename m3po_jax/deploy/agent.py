@@ -110,13 +110,13 @@ class Agent:
         key: jax.Array | None = None,
         policy: str | None = None,
     ) -> tuple[np.ndarray, jax.Array]:
-        """As `act`, going on from the last plan.
+        """Like `act`, warm-started from the last plan.
 
         Args:
             observation: See `act`.
             task: See `act`.
             plan_mean: What the last call returned, `[N, H, A]`, with zeros in the rows whose
-                episode began anew; `None` begins all of them.
+                episode began; `None` begins all of them.
             key: See `act`.
             policy: See `act`.
 
@@ -154,7 +154,7 @@ class Agent:
         """Pure and traceable: what `act` and `plan` compile.
 
         Args:
-            state: `Agent.state`; an argument, so that it is no constant of the program.
+            state: `Agent.state`; an argument, so that it is not a constant of the program.
             observation: Padded observations `[B, O]`.
             task_id: Index into `specs` `[B]` int32.
             plan_mean: Where planning starts `[B, H, A]`; untouched by the `prior`.
@@ -162,7 +162,7 @@ class Agent:
             policy: `planner` or `prior`.
 
         Returns:
-            Actions `[B, A]` in [-1, 1] and the plans to go on from `[B, H, A]`.
+            Actions `[B, A]` in [-1, 1] and the plans for the next call `[B, H, A]`.
         """
         discount = jnp.asarray([spec.discount for spec in self.specs], jnp.float32)
         rows = _Rows(task_id, discount)

@@ -30,11 +30,11 @@ _HOW_TO_CALL = {
     "call": "outputs = program.call(*inputs), the arrays of `inputs` in their order",
     "observation": "pad each task's observation with zeros to the size here",
     "task_id": "the `id` of the row's task",
-    "plan_mean": "zeros where an episode begins; else what the last call returned",
+    "plan_mean": "zeros at the start of an episode; otherwise what the last call returned",
     "seed": "seeds the planner's samples: the same numbers give the same action",
     "action": "in [-1, 1]; of each row take the first `action_size` of its task",
     "action_repeat": "simulator control steps for which one action is held",
-    "b": "any number of rows; each new number is compiled anew",
+    "b": "any number of rows; each new number is compiled separately",
 }
 
 
@@ -67,7 +67,7 @@ def export(agent: Agent, out: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise ExportError(
             f"cannot write to {folder}: {error.strerror or error}; give --out a folder that can be "
-            "written, on a disk with room"
+            "written, on a disk with space"
         ) from error
     return signature
 
@@ -188,7 +188,9 @@ def _refuse_foreign(folder: pathlib.Path) -> None:
     begun = _is_export(signature) or _is_export(_unfinished(signature))
     if foreign or not (begun or names <= unfinished):
         what = f"{foreign[0]!r}" if foreign else f"no {SIGNATURE_FILE} of an export"
-        raise ExportError(f"{folder} is not empty and no export ({what}); give another --out")
+        raise ExportError(
+            f"{folder} is not empty and is not an export ({what}); give another --out"
+        )
 
 
 def _is_export(file: pathlib.Path) -> bool:

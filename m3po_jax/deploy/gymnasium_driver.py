@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Driver:
     """The agent as a controller of vectorised environments: observations in, actions out.
 
-    It keeps the plans that the planner goes on from, and begins them anew with each episode. One
+    It keeps the plans that warm-start the planner, and resets them with each episode. One
     step of the environment is one *agent* step: repeat the action inside of it as often as the
     task's `action_repeat`.
     """
@@ -121,7 +121,7 @@ def play(
     mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     each, rest = divmod(episodes, envs.num_envs)
     if rest or each < 1:
-        raise AgentError(f"{episodes} episodes are no multiple of {envs.num_envs} environments")
+        raise AgentError(f"{episodes} episodes are not a multiple of {envs.num_envs} environments")
     if mode == AutoresetMode.DISABLED:
         raise AgentError("play needs environments that reset themselves (autoreset_mode)")
     driver = Driver(agent, task, envs, policy=policy, seed=seed)

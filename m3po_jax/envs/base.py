@@ -21,7 +21,7 @@ class EnvState:
 
 @flax.struct.dataclass
 class GoalState(EnvState):
-    """State of an environment whose task has a goal, from `reset` and `step` alike.
+    """State of an environment whose task has a goal, from both `reset` and `step`.
 
     Evaluations report the share of episodes in which a step met the goal; nothing learns from it.
     """

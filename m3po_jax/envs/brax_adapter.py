@@ -24,7 +24,7 @@ def make(env_name: str, *, backend: str | None) -> "BraxEnvironment":
         _restore_clip_keyword()
     options = {} if backend is None else {"backend": backend}
     with warnings.catch_warnings():
-        # Brax says at every load that it is no longer developed; the README says it once.
+        # Brax prints at every import that it is no longer developed.
         warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
         environment = envs.get_environment(env_name, **options)
     facts = CATALOG["brax"][env_name]

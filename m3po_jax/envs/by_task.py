@@ -165,7 +165,7 @@ def placement_text(env: MultiTaskEnv, placement: Placement | None, num_devices: 
     if placement is None:
         return (
             f"task placement sharded: each of {num_devices} devices steps 1/{num_devices} of the"
-            " environments of every task, so all bear the same cost"
+            " environments of every task, so all have the same cost"
         )
     costs = step_costs(env)
     shares = [sum(costs[k] for k in tasks) / sum(costs) for tasks in placement]
@@ -173,10 +173,11 @@ def placement_text(env: MultiTaskEnv, placement: Placement | None, num_devices: 
         f"  device {index}, {share:.0%} of the cost: {', '.join(env.specs[k].name for k in tasks)}"
         for index, (tasks, share) in enumerate(zip(placement, shares, strict=True))
     ]
-    more = [f"  and {len(listed) - _LISTED} devices more"] if len(listed) > _LISTED else []
+    more = [f"  and {len(listed) - _LISTED} more devices"] if len(listed) > _LISTED else []
     return "\n".join(
         [
-            f"task placement by_task: the dearest device bears {max(shares) * num_devices:.2f} "
+            f"task placement by_task: the most expensive device has "
+            f"{max(shares) * num_devices:.2f} "
             "times the mean estimated cost (numbers that a step computes, as traced)",
             *listed[:_LISTED],
             *more,
@@ -201,7 +202,7 @@ def step_costs(env: MultiTaskEnv) -> tuple[float, ...]:
 
 
 def _numbers_computed(jaxpr: Any) -> float:
-    """Array entries that the equations of a program give; of branches, those of the dearest."""
+    """Array entries that the equations of a program produce, with the most expensive branches."""
     total = 0.0
     for equation in jaxpr.eqns:
         inner = [

@@ -1,4 +1,4 @@
-"""C MuJoCo as the physics of MuJoCo Playground's tasks, in place of MJX's.
+"""C MuJoCo as the physics of MuJoCo Playground's tasks, instead of MJX's.
 
 A task's reward, observation and first states stay Playground's own. Its calls of the physics go to
 `mujoco.batch.Batch` on the host: the steps of a control step, the forward pass of a reset, and what
@@ -47,7 +47,7 @@ _COMPUTED = (
     *("subtree_com", "cvel", "sensordata", "actuator_length", "actuator_velocity"),
     *("actuator_force", "qfrc_actuator", "qacc", "ten_length", "ten_velocity"),
 )
-# C MuJoCo goes on after these: from a reset, without control, or without some of the contacts.
+# C MuJoCo continues after these: from a reset, without control, or without some of the contacts.
 _FAULTS = [
     int(getattr(mujoco.mjtWarning, f"mjWARN_{name}"))
     for name in ("CONTACTFULL", "CNSTRFULL", "BADQPOS", "BADQVEL", "BADQACC", "BADCTRL")
@@ -141,7 +141,7 @@ class CPhysics:
             jax.eval_shape(play, key, action)
 
     def _make_data(self, model: Any, **settings: Any) -> "CData":
-        """In place of Playground's `make_data`; sizes of buffers are MJX's alone."""
+        """Replaces Playground's `make_data`; only MJX has sizes of buffers."""
         start = {name: self._start_of(name) for name in _SETTABLE if name in self.crossing}
         data = CData(jnp.asarray(self._start), start, self)
         values = {name: settings[name] for name in _SETTABLE if settings.get(name) is not None}

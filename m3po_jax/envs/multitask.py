@@ -99,7 +99,7 @@ class MultiTaskEnv:
         names = [task.spec.name for task in tasks]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"tasks must differ, but {', '.join(twice)} comes more than once")
+            raise ValueError(f"tasks must differ, but {', '.join(twice)} is listed more than once")
         for task in tasks:
             if task.num_envs < 1:
                 raise ValueError(f"{task.spec.name}: num_envs must be positive")
@@ -139,7 +139,8 @@ class MultiTaskEnv:
         for spec, num_envs in zip(self.specs, self.num_envs, strict=True):
             if num_envs % num_shards:
                 raise ValueError(
-                    f"the {num_envs} environments of {spec.name} do not split over {num_shards} "
+                    f"the {num_envs} environments of {spec.name} do not divide evenly over "
+                    f"{num_shards} "
                     "devices"
                 )
         tasks = [dataclasses.replace(t, num_envs=t.num_envs // num_shards) for t in self._tasks]

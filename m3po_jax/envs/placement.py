@@ -11,12 +11,12 @@ Placement = tuple[tuple[int, ...], ...]
 def place_tasks(
     num_envs: Sequence[int], costs: Sequence[float], num_devices: int
 ) -> Placement | None:
-    """Gives whole tasks to devices: equally many environments to each, and costs about alike.
+    """Gives whole tasks to devices: equally many environments each, at similar costs.
 
-    The tasks with the most environments come first, among equal ones the dearest; each goes to a
-    device with the fewest environments so far, among equal ones to that of the least cost. Whether
-    it works out does not depend on the costs. It always does for equal counts whose number of tasks
-    is a multiple of the devices; of other counts it may miss a way that exists.
+    The tasks with the most environments come first, among equal ones the most expensive. Each goes
+    to a device with the fewest environments so far, among equal ones to the one with the least
+    cost. Whether an assignment is found does not depend on the costs. It always is for equal counts
+    whose number of tasks is a multiple of the devices; for other counts one may be missed.
 
     Args:
         num_envs: Environments of each task.

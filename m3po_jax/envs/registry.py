@@ -112,7 +112,7 @@ def parse_task(name: str) -> TaskRequest:
             if not equals:
                 raise ValueError(f"option {part!r} of {name!r} is not of the form key=value")
             if key in options:
-                raise ValueError(f"option {key!r} of {name!r} comes more than once")
+                raise ValueError(f"option {key!r} of {name!r} is listed more than once")
             options[key] = _option_value(suite, env_name, key, text)
     return TaskRequest(suite, env_name, options)
 
@@ -138,7 +138,7 @@ def parse_tasks(names: Sequence[str]) -> tuple[TaskRequest, ...]:
     base_names = [request.name for request in requests]
     for name in base_names:
         if base_names.count(name) > 1:
-            raise ValueError(f"task {name} comes more than once")
+            raise ValueError(f"task {name} is listed more than once")
     return requests
 
 
@@ -150,7 +150,7 @@ def task_index(names: Sequence[str], task: str) -> int:
         task: A name without options.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: It is not one of them.
     """
     known = [request.name for request in parse_tasks(names)]
     if task not in known:

@@ -99,6 +99,6 @@ def _adapted(target: str, made: Any, observation_key: str | None) -> base.Enviro
         return made
     missing = [name for name in _MEMBERS if not hasattr(made, name)]
     raise ConfigError(
-        f"task {target} made a {type(made).__name__}, which is no environment: it lacks "
+        f"task {target} made a {type(made).__name__}, which is not an environment: it lacks "
         f"{', '.join(missing)}; see Environment in m3po_jax/envs/base.py"
     )

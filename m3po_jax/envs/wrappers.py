@@ -149,7 +149,7 @@ class Distractors:
         self.action_size = environment.action_size
         self.episode_length = environment.episode_length
         self.can_terminate = environment.can_terminate
-        # What it appends is no physics.
+        # What it appends is not part of the physics.
         self.body = getattr(environment, "body", None)
 
     def reset(self, key: jax.Array) -> base.EnvState:
@@ -197,13 +197,11 @@ class ObservationPart:
                 known = ", ".join(template)
                 raise ValueError(
                     f"{name}: {given}, and there are several: {known}; choose one with "
-                    f"?observation={next(iter(template))} behind the task's name"
+                    f"?observation={next(iter(template))} after the task's name"
                 )
             part = template[key]
         elif key is not None:
-            raise ValueError(
-                f"{name}: the observation is no dictionary; leave out observation={key}"
-            )
+            raise ValueError(f"{name}: the observation is not a dictionary; omit observation={key}")
         if not hasattr(part, "shape") or len(part.shape) != 1:
             shape = getattr(part, "shape", type(part).__name__)
             raise ValueError(f"{name}: the observation is not one flat array but {shape}")

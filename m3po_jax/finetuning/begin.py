@@ -26,7 +26,7 @@ def begin(config: Config, workdir: str | os.PathLike[str], origin: Origin) -> li
     """Writes the first checkpoint of a run, with what an old run has learned, and its scores.
 
     The first line of eval.jsonl, at 0 env steps, is the agent before any learning on the new tasks.
-    A folder that has a checkpoint already is left as it is.
+    A folder that already has a checkpoint is left unchanged.
 
     Args:
         config: Settings of the new run, as `compatibility.startable_config` returns them.

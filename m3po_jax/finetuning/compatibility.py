@@ -49,7 +49,7 @@ def startable_config(
         config: Settings of the new run.
         workdir: Its workdir, which need not exist.
         origin: What it starts from.
-        overwrite: Whether it starts anew in any case.
+        overwrite: Whether it starts a new run in any case.
 
     Returns:
         The new settings, the size of the task embedding that of the old run unless given.
@@ -61,8 +61,8 @@ def startable_config(
     source = origin.source
     if pathlib.Path(workdir).resolve() == source.resolve():
         raise ConfigError(
-            f"--workdir={workdir} is the run to start from, which stays as it is; give the new run "
-            "a folder of its own"
+            f"--workdir={workdir} is the run to start from, which is not modified; give the new "
+            f"run its own folder"
         )
     if folder.has_begun(workdir) and not overwrite:
         # Nothing of the old run is needed any more.
@@ -101,7 +101,8 @@ def adapted_config(config: Config, source: Config, origin: Origin) -> Config:
         ours, theirs = getattr(new, field.name), getattr(old, field.name)
         if field.name not in ("size", "dropout") and ours != theirs:
             raise ConfigError(
-                f"config.network.{field.name} = {ours!r} is not that of the agent to start from, "
+                f"config.network.{field.name} = {ours!r} differs from that of the agent to start "
+                "from, "
                 f"{theirs!r}; give --config.network.{field.name}={theirs}"
             )
     return config
@@ -126,8 +127,8 @@ def _check_same_steps(config: Config, source: Config) -> None:
                 continue
             remedy = f"name the task without {name}" if was is None else f"give it ?{name}={was}"
             raise ConfigError(
-                f"--replay=old: {task} has {name} = {value} and had {was}; {remedy}, or take "
-                "--replay=fresh"
+                f"--replay=old: {task} has {name} = {value} and had {was}; {remedy}, or use "
+                f"--replay=fresh"
             )
 
 
@@ -152,7 +153,7 @@ def embedding_sources(tasks: Sequence[str], known: Sequence[str], choice: str) -
         choice: For tasks that the old run lacks: a known task's name, or `mean` of all known ones.
 
     Raises:
-        ConfigError: `choice` is none of these.
+        ConfigError: `choice` is not one of these.
     """
     if choice not in (MEAN, *known):
         raise ConfigError(

@@ -179,7 +179,7 @@ def frozen_lines(frozen: Sequence[str], source: Ends, target: Ends) -> list[str]
     """What never learns because it is frozen and the old agent did not have it.
 
     Args:
-        frozen: Parts that stay as they are, as `train.frozen`.
+        frozen: Parts that are kept unchanged, as in `train.frozen`.
         source: The old run.
         target: The new run.
 
@@ -203,7 +203,7 @@ def frozen_lines(frozen: Sequence[str], source: Ends, target: Ends) -> list[str]
             )
     was, now = source.segments(), target.segments()
     return [
-        f"{module} is frozen: it goes on without the inputs that are new"
+        f"{module} is frozen: it ignores the new inputs"
         for module in frozen
         if any(n > w for w, n in zip(was.get(module, ()), now.get(module, ()), strict=True))
     ]

@@ -44,7 +44,7 @@ def evaluate(agent: AgentState, key: jax.Array, *, parts: Parts, policy: str) ->
         Returns, lengths and success by both rules `[B]`.
 
     Raises:
-        ValueError: `policy` is none of these.
+        ValueError: `policy` is not one of these.
     """
     if policy not in POLICIES:
         raise ValueError(f"policy {policy!r} is none of {', '.join(POLICIES)}")

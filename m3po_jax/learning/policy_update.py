@@ -49,7 +49,7 @@ def imagined_policy_data(
     parts: Parts,
     beta: jax.Array | None,
 ) -> PolicyData:
-    """On-policy samples imagined from replayed states (ALGORITHM section 3, `imagined`).
+    """On-policy samples imagined from replayed states (`imagined` in docs/concepts.md).
 
     Args:
         agent: The agent; its policy is the old policy.
@@ -95,7 +95,7 @@ def real_policy_data(
     parts: Parts,
     beta: jax.Array | None,
 ) -> PolicyData:
-    """Samples of the fresh rollout, importance-weighted (ALGORITHM section 3, `real`).
+    """Importance-weighted samples of the fresh rollout (`real` in docs/concepts.md).
 
     The planner's Gaussian drew the actions; the advantage carries `min(1, pi_old / mu)`.
 
@@ -183,7 +183,7 @@ def pathwise_policy_update(
     parts: Parts,
     beta: jax.Array | None,
 ) -> tuple[AgentState, Metrics]:
-    """One update of the policy along the gradient of Q (TD-MPC2; `pathwise` in ALGORITHM 3).
+    """One update of the policy along the gradient of Q (`pathwise` in docs/concepts.md).
 
     Args:
         agent: The agent; its policy is the old policy.

@@ -54,7 +54,7 @@ class RolloutState:
 
 @flax.struct.dataclass
 class TrainState:
-    """All state of a run; saving it and going on is the same as not having stopped."""
+    """All state of a run; saving and resuming it is the same as not stopping."""
 
     agent: AgentState
     rollout: RolloutState

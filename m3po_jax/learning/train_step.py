@@ -198,7 +198,7 @@ def _skip_if(
     trajectory: Trajectory,
     key: jax.Array,
 ) -> tuple[AgentState, Metrics]:
-    """`learn`, or the agent as it is with NaN metrics."""
+    """`learn`, or the unchanged agent with NaN metrics."""
     _, shapes = jax.eval_shape(learn, agent, trajectory, key)
     nothing = metrics_lib.none_of(shapes)
     return jax.lax.cond(skip, lambda a, t, k: (a, nothing), learn, agent, trajectory, key)

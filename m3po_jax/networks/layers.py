@@ -45,7 +45,7 @@ def sim_norm(x: jax.Array, *, simplex_size: int) -> jax.Array:
         ValueError: `Z` is not a multiple of `simplex_size`.
     """
     if x.shape[-1] % simplex_size:
-        raise ValueError(f"{x.shape[-1]} features do not split into groups of {simplex_size}")
+        raise ValueError(f"{x.shape[-1]} features cannot be split into groups of {simplex_size}")
     groups = x.reshape(*x.shape[:-1], -1, simplex_size)
     return jax.nn.softmax(groups, axis=-1).reshape(x.shape)
 

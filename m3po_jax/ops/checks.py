@@ -27,7 +27,7 @@ def check_range(what: str, x: jax.Array, low: float, high: float) -> None:
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., tuple[checkify.Error, Any]]:
-    """The same function with its assertions; it returns the first that failed beside its result.
+    """The same function with its assertions; it returns the first failure along with its result.
 
     `error.get()` is its message, or `None`.
     """

@@ -19,7 +19,7 @@ def minibatches(
     """Splits samples into minibatches, freshly shuffled in every epoch.
 
     Of every `num_minibatches` consecutive samples one goes to each minibatch, in random order. So
-    consecutive samples, which are alike, are dealt out evenly, and every device that holds a part
+    consecutive samples, which are similar, are dealt out evenly, and every device that holds a part
     of the samples holds as large a part of each minibatch.
 
     Args:
@@ -37,7 +37,9 @@ def minibatches(
     """
     num_samples = jax.tree.leaves(data)[0].shape[0]
     if num_samples % num_minibatches:
-        raise ValueError(f"{num_samples} samples do not split into {num_minibatches} minibatches")
+        raise ValueError(
+            f"{num_samples} samples cannot be split into {num_minibatches} minibatches"
+        )
     if num_minibatches == 1:
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (epochs, *x.shape)), data)
     strata = num_samples // num_minibatches

@@ -1,6 +1,6 @@
 """Running moments of each task's observations, and normalisation by them.
 
-Unlike the exponential averages of `statistics`, these weigh every sample ever seen alike, so that
+Unlike the exponential averages of `statistics`, these weight all samples ever seen equally, so that
 they settle: a policy that reads normalised observations must not see its inputs drift for ever.
 """
 
@@ -47,7 +47,7 @@ def update_observation_moments(
         axis_name: Mesh axes over which the samples are spread.
 
     Returns:
-        The moments of all samples so far; those of a task without new samples stay as they are.
+        The moments of all samples so far; those of a task without new samples are unchanged.
     """
     num_tasks, size = state.mean.shape
     chex.assert_shape(observation, (*task_id.shape, size))

@@ -35,7 +35,7 @@ def normal(key: jax.Array, rows: jax.Array, shape: tuple[int, ...]) -> jax.Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def spread(tree: Tree, axis_name: tuple[str, ...] = ()) -> Tree:
-    """Floats that are alike on all devices, for use with rows that are not.
+    """Floats that are equal on all devices, for use with rows that are not.
 
     Use it at the start of a function to differentiate: the gradients of all leaves are then summed
     over the devices in one exchange, and not each at every use.
@@ -59,11 +59,11 @@ spread.defvjp(_spread_forward, _spread_backward)
 
 
 def gather(x: jax.Array, axis_name: tuple[str, ...] = ()) -> jax.Array:
-    """The rows `[D * N, ...]` of all devices from the `[N, ...]` of each; alike on every device."""
+    """The rows `[D * N, ...]` of all devices from the `[N, ...]` of each; equal on all devices."""
     if not axis_name:
         return x
     shares = jnp.zeros((jax.lax.axis_size(axis_name), *x.shape), x.dtype)
-    # A sum and not an all-gather, whose result JAX's types do not know to be alike everywhere.
+    # A sum and not an all-gather, whose result JAX's types do not know to be equal everywhere.
     own = shares.at[jax.lax.axis_index(axis_name)].set(x)
     return jax.lax.psum(own, axis_name).reshape(-1, *x.shape[1:])
 

@@ -6,7 +6,7 @@ Running statistics are exponential averages with the start-up bias removed: afte
 i weighs `decay^(n - i)` relative to the newest. A task without samples keeps its state.
 
 Samples can be spread over devices: with the mesh axes in `axis_name` every result is that of all
-samples, and alike on every device.
+samples, and the same on every device.
 """
 
 import chex
@@ -54,7 +54,7 @@ def masked_std(x: chex.Array, mask: chex.Array, axis: Axis = None) -> jax.Array:
         Standard deviations over `axis`.
     """
     chex.assert_equal_shape([x, mask])
-    # Cleared before the square: a masked NaN would come back through its gradient.
+    # Cleared before the square: a masked NaN would reappear in its gradient.
     x = jnp.where(jnp.asarray(mask).astype(bool), x, 0.0)
     mean = jnp.expand_dims(masked_mean(x, mask, axis), _reduced_axes(x, axis))
     return _safe_sqrt(masked_mean(jnp.square(x - mean), mask, axis))

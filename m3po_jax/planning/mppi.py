@@ -65,7 +65,7 @@ def mppi_plan(
 
     A sequence whose score is not finite (NaN, or infinite of either sign: both are faults of the
     model) is worse than any other. If the model predicts nothing finite at all, the sequences
-    count alike: the plan is finite and worth nothing, and `value` is the prediction that is not.
+    count equally: the plan is finite and worth nothing, and `value` is the prediction that is not.
 
     Args:
         model: The latent model.

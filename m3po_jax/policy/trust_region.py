@@ -84,7 +84,7 @@ def surrogate_loss(
     log_ratio = distributions.log_prob(u, new.mean, new.std, action_mask) - distributions.log_prob(
         u, old.mean, old.std, action_mask
     )
-    # Cleared before it is used: a NaN would come back through 0 times it.
+    # Cleared before it is used: 0 times a NaN would still be a NaN.
     advantage = jnp.where(weight == 0.0, 0.0, advantage)
     objective = policy_gradient.clipped_surrogate(
         log_ratio, advantage, clip_epsilon=math.inf if clip_epsilon is None else clip_epsilon

@@ -1,7 +1,7 @@
 """On-device ring buffer of real steps: one compiled write per unroll, windows per task.
 
 Not flashbax, because this needs windows uniform over tasks, a mask at episode ends, and one scalar
-cursor, so that the environment axis can be sharded as it is.
+cursor, so that the environment axis can be sharded directly.
 
 Spread over devices, each holds the buffer of its own environments and draws windows from it alone.
 """
@@ -81,7 +81,7 @@ def init(example: Any, *, batch_size: int, capacity_per_env: int) -> ReplayState
         raise ValueError(f"The example holds {example_batch} environments, not {batch_size}.")
     if capacity_per_env % unroll_length != 0:
         raise ValueError(
-            f"capacity_per_env={capacity_per_env} is no multiple of the unroll {unroll_length}."
+            f"capacity_per_env={capacity_per_env} is not a multiple of the unroll {unroll_length}."
         )
 
     def allocate(leaf: Any) -> jax.Array:
@@ -235,7 +235,8 @@ def _strata(
     devices = jax.lax.axis_size(axis_name)
     if devices > 1 and (extra or rounds % devices):
         raise ValueError(
-            f"{batch_size} windows in rounds of {tasks.size} do not split over {devices} devices; "
+            f"{batch_size} windows in rounds of {tasks.size} do not divide evenly over {devices} "
+            f"devices; "
             f"their number must be a multiple of {tasks.size * devices}."
         )
     weight = jnp.asarray(weights, jnp.int32)

@@ -205,7 +205,7 @@ def _draw(panel: Panel, axes: Axes) -> None:
 
 
 def _set_height(panel: Panel, axes: Axes) -> None:
-    """Leaves room around curves, reference lines and `include`, also around a constant."""
+    """Leaves space around curves, reference lines and `include`, also around a constant."""
     if panel.log:
         axes.set_yscale("log")
         return

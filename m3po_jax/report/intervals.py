@@ -9,7 +9,7 @@ LEVEL = 0.95
 def bootstrap_interval(scores: np.ndarray, *, seed: int = 0) -> tuple[float, float] | None:
     """Stratified percentile bootstrap of the mean over seeds and tasks (arXiv 2108.13264).
 
-    Within each task (stratum) the seeds are drawn anew with replacement.
+    Within each task (stratum) the seeds are resampled with replacement.
 
     Args:
         scores: `[seeds, tasks]`.

@@ -79,7 +79,7 @@ def _section(section: Section) -> str:
     empty = '<p class="muted">Nothing was logged for pictures here.</p>'
     tables = "".join(_table(table) for table in section.tables if table.rows)
     files = (
-        f'<p class="muted">The same as files beside this page: <code>{section.key}.png</code>, '
+        f'<p class="muted">The same as files next to this page: <code>{section.key}.png</code>, '
         f"<code>{section.key}.csv</code>.</p>"
     )
     pictures = f'<div class="grid">{drawn}</div>{files}' if drawn else empty
@@ -109,7 +109,7 @@ def _settings(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
     labels = tuple(group.label for group in groups)
     differing = [(key, *values) for key, values in config_differences(groups)]
     if len(groups) == 1:
-        first = "<p>All runs have the same settings but for the seed.</p>"
+        first = "<p>All runs have the same settings except for the seed.</p>"
     else:
         first = _table(Table("Settings that differ", ("setting", *labels), tuple(differing)))
     keys = dict.fromkeys(key for group in groups for key in group.config)

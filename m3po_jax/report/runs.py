@@ -117,7 +117,7 @@ def load_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[RecordedRun]:
     """
     paths = list(dict.fromkeys(pathlib.Path(path).resolve() for path in workdirs))
     if not paths:
-        raise ReportError("no run is given; name at least one, as --workdir=runs/classic")
+        raise ReportError("no run is given; name at least one, such as --workdir=runs/classic")
     names = _short_names(paths)
     return [_load_run(path, name) for path, name in zip(paths, names, strict=True)]
 
@@ -164,8 +164,8 @@ def notes(groups: Sequence[Group]) -> list[str]:
         seeds = [run.seed for run in group.runs]
         if len(set(seeds)) < len(seeds):
             found.append(
-                f"{group.label}: two of its runs have the same seed, so they are no independent "
-                "samples and the intervals are too narrow."
+                f"{group.label}: two of its runs have the same seed, so they are not independent "
+                f"samples and the intervals are too narrow."
             )
         if len({(json.dumps(run.versions), run.commit) for run in group.runs}) > 1:
             found.append(f"{group.label}: its runs come from different versions or commits.")
@@ -182,7 +182,7 @@ def _load_run(path: pathlib.Path, name: str) -> RecordedRun:
     evaluations = metrics.read_evaluations(path)
     if not columns and not evaluations:
         raise ReportError(
-            f"{path} has no metrics yet: no iteration was written down; train longer first"
+            f"{path} has no metrics yet: no iteration was recorded; train longer first"
         )
     run = RecordedRun(
         path=path,
@@ -203,7 +203,7 @@ def _check(run: RecordedRun) -> None:
     """Refuses what would fail later without the name of the run."""
     try:
         if not run.tasks or run.seed < 0 or run.config["train.total_env_steps"] < 1:
-            raise ValueError("its config is no config of a run")
+            raise ValueError("its config is not that of a run")
         for record in (*run.evaluations, *run.saved):
             str(record["policy"]), float(record["wall_seconds"])
             for task in record["tasks"].values():

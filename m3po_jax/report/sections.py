@@ -135,7 +135,7 @@ def planner_and_prior(groups: Sequence[Group]) -> Section:
             panels.append(Panel(group.label, tuple(lines), xlabel=axis, names=own))
     text = (
         "What planning with the learned model adds to the policy network (prior) that seeds it, in "
-        "the newest evaluation of each; the policy random draws its actions blindly."
+        "the newest evaluation of each; the policy random draws its actions at random."
     )
     if not panels:
         text += (
@@ -190,7 +190,8 @@ def exploration(groups: Sequence[Group]) -> Section:
         ]
     text = (
         "The bonus rewards actions where the model-free and the model-based value disagree; the "
-        "discrepancy is that disagreement before it is normalised. It is part of no return shown."
+        "discrepancy is that disagreement before it is normalised. It is not part of any return "
+        "shown."
     )
     return Section("exploration", "Exploration bonus", text, _with_data(panels))
 

@@ -54,7 +54,8 @@ def check_request(config: Config, task: str, out: str, *, overlay: bool) -> None
         wanted = fitting.get(suite, (".html", ".mp4"))[0]
         raise VideoError(f"--out={out}: {task} is shown in a file that ends in {wanted}")
     if overlay and (ending == ".html" or not config.has_model):
-        reason = "Brax's viewer takes none" if ending == ".html" else "the run has no world model"
+        unable = "Brax's viewer does not support it"
+        reason = unable if ending == ".html" else "the run has no world model"
         raise VideoError(f"--overlay is not possible here: {reason}")
     if ending == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise VideoError(
@@ -208,8 +209,8 @@ class _Strip:
         )
         self._image = Image.new("RGB", (width, STRIP_HEIGHT), _PAPER)
         draw = ImageDraw.Draw(self._image)
-        self._frame(draw, self._returns, "return from here: came, expected")
-        self._frame(draw, self._rewards, "reward: came, expected of the plan")
+        self._frame(draw, self._returns, "return from here: actual, expected")
+        self._frame(draw, self._rewards, "reward: actual, expected of the plan")
         draw.line(self._returns.line(actual), fill=_CAME, width=2)
         draw.line(self._rewards.line(self._reward), fill="#a9cfe6", width=2)
 

@@ -20,11 +20,11 @@ _CSV_HEADER = ("picture", "value", "series", "x", "mean", "low_95", "high_95", "
 def write_report(
     workdirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None
 ) -> pathlib.Path:
-    """Writes report.html, and of each section's pictures a PNG and a CSV beside it.
+    """Writes report.html, with a PNG and a CSV file for the pictures of each section.
 
     Args:
         workdirs: Folders of runs; runs that differ in the seed alone are shown as one.
-        out: Folder to write to; by default `report` in the run, or beside several runs.
+        out: Folder to write to; by default `report` in the run, or next to several runs.
 
     Returns:
         Path of the page.

@@ -65,9 +65,9 @@ class FaultWatch:
                 shutil.copy(self._workdir / CONFIG_FILE, self._folder / CONFIG_FILE)
         except OSError as error:
             raise CheckpointError(
-                f"updates keep being left out as not finite, and {self._folder} cannot be "
-                f"written: {error.strerror or error}; see that the disk has room, then run the "
-                "same command again"
+                f"updates keep being skipped because they are not finite, and {self._folder} "
+                f"cannot be written: {error.strerror or error}; check that the disk has space, "
+                "then run the same command again"
             ) from error
 
     def judge(self, metrics: Mapping[str, np.ndarray]) -> None:
@@ -88,10 +88,10 @@ class FaultWatch:
         raise NumericsError(
             f"losses or gradients of {' and '.join(modules)} were not finite in "
             f"{self._in_a_row} iterations in a row (train.max_skipped_updates = {self._limit}). "
-            f"Those updates were left out, so the parameters are whole. The last of these "
+            f"Those updates were skipped, so the parameters are intact. The last of these "
             f"iterations is in {self._folder}; see where its numbers break with\n"
             f"  python -m m3po_jax.cli.replay_fault {self._folder}\n"
-            "The same command goes on from the last checkpoint; with a larger "
+            "The same command resumes from the last checkpoint; with a larger "
             "--config.train.max_skipped_updates it tolerates more."
         )
 
@@ -103,10 +103,10 @@ class FaultWatch:
         """
         self.save_state(iteration, state, meta)
         raise NumericsError(
-            f"{what}. It came in iteration {iteration + 1}, whose start is in {self._folder}; "
+            f"{what}. It occurred in iteration {iteration + 1}, whose start is in {self._folder}; "
             f"see its losses and gradients with\n  python -m m3po_jax.cli.replay_fault "
-            f"{self._folder}\nThe same command goes on from the last checkpoint; without --debug "
-            "such an update is left out and counted."
+            f"{self._folder}\nThe same command resumes from the last checkpoint; without --debug "
+            "such an update is skipped and counted."
         )
 
     def _remove(self) -> None:

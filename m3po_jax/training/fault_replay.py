@@ -26,7 +26,7 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
         CheckpointError: The bundle holds no state or a damaged one.
     """
     experiment, state, _ = restore_run(
-        config, folder, absent="holds no state; it is no bundle of a stopped run"
+        config, folder, absent="holds no state; it is not the bundle of a stopped run"
     )
     lines = [f"iteration {int(state.iteration)}, updates done before it: {int(state.updates)}"]
     before = _nonzero(jax.device_get(checks.count_by_path(state)))
@@ -54,9 +54,9 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
     if faults:
         lines.append(f"first not finite: {faults[0]}")
         left_out = ", ".join(skipped_modules(jax.device_get(metrics)))
-        lines.append(f"{len(faults)} gradient steps are not finite; left out in: {left_out}")
+        lines.append(f"{len(faults)} gradient steps are not finite; skipped in: {left_out}")
     else:
-        lines.append("all losses and gradients are finite: the fault does not come back here")
+        lines.append("all losses and gradients are finite: the fault does not reproduce here")
     return "\n".join(lines)
 
 

@@ -64,7 +64,7 @@ def train_and_evaluate(
         MetricsError: A metrics file is damaged, of another version or cannot be written.
         NumericsError: Losses or gradients were not finite too many iterations in a row, or with
             `debug` an assertion failed.
-        Preempted: `stop` was true; the run is saved and goes on when called again.
+        Preempted: `stop` was true; the run is saved and resumes when called again.
     """
     experiment = make_experiment(config)
     if debug and experiment.mesh.size > 1:
@@ -134,7 +134,7 @@ class _Run:
             self._wall_before = float(meta["wall_seconds"])
             if processes.leads():
                 forget_overwritten(workdir)
-            progress.say(f"Going on from the checkpoint at {self.env_steps:,} env steps.")
+            progress.say(f"Resuming from the checkpoint at {self.env_steps:,} env steps.")
         if processes.leads() and (missing := writer.truncate_after(self.env_steps)):
             progress.say(missing)
 
@@ -188,15 +188,15 @@ class _Run:
             if save or self._iteration % cfg.log_every == 0:
                 self._log(jax.device_get(pending))
                 pending = []
-            # A stop does not wait for an evaluation: the resumed run makes up for it.
+            # A stop does not wait for an evaluation: the resumed run does it.
             if self._due(cfg.eval_every) and not stopping:
                 self._evaluate(evaluator)
             if save:
                 self._save()
         if stopping:
             raise Preempted(
-                f"Stopped at {self.env_steps:,} env steps, all saved; the same command goes on "
-                "from there."
+                f"Stopped at {self.env_steps:,} env steps, all saved; run the same command to "
+                f"resume."
             )
 
     def _due(self, every: int) -> bool:
@@ -294,7 +294,7 @@ class _Run:
         returns = {name: task["return_mean"] for name, task in result["tasks"].items()}
         scores_text = ", ".join(f"{name} {value:.1f}" for name, value in returns.items())
         self._progress.say(f"Evaluation at {self.env_steps:,} env steps: {scores_text}")
-        # An evaluation is no part of the training speed.
+        # An evaluation does not count towards the training speed.
         self._logged = time.monotonic()
 
     def _wall_seconds(self) -> float:

@@ -31,7 +31,7 @@ def in_parts(
 ) -> optax.GradientTransformation:
     """The optimizer with a state in parts: each device updates its own, and all gather the updates.
 
-    Gradient, parameters and updates are whole and alike on every device; the state is that of
+    Gradient, parameters and updates are whole and equal on all devices; the state is that of
     `split_axis`. Whatever looks at entries one by one works unchanged; what needs the norm of a
     gradient must take it from the extra argument `global_norm`, as that of the whole.
 

@@ -53,7 +53,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise ProcessError(
-            f"the processes of this run did not come together: {str(error).splitlines()[0]}\n"
+            f"the processes of this run did not find each other: {str(error).splitlines()[0]}\n"
             "Start every process with the same command and --distributed; where the cluster does "
             "not say so, also with --coordinator=HOST:PORT of process 0, --num_processes and "
             "--process_id."
@@ -94,7 +94,7 @@ def from_leader(flag: bool) -> bool:
 def shared_workdir(
     workdir: str | os.PathLike[str], config: Config, *, overwrite: bool
 ) -> Iterator[Workdir]:
-    """Opens the folder in the process that leads; no process goes on before it is open.
+    """Opens the folder in the process that leads; no process continues before it is open.
 
     All processes must see the same folder.
 
@@ -129,7 +129,7 @@ def together() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         leave(
-            f"error: process {jax.process_index()} of {jax.process_count()} cannot go on, most "
-            f"likely because another one has ended: {str(error).splitlines()[0]}\n"
-            "Start all processes again with the same command: they go on from the last checkpoint."
+            f"error: process {jax.process_index()} of {jax.process_count()} cannot continue, "
+            f"most likely because another one has ended: {str(error).splitlines()[0]}\n"
+            "Start all processes again with the same command: they resume from the last checkpoint."
         )

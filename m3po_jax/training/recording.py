@@ -190,7 +190,7 @@ def _belief(
 ) -> tuple[jax.Array, jax.Array]:
     """Rewards `[H]` that the agent expects of what it is about to do, and the return from here.
 
-    The planner goes on with its plan's mean after the action it takes, the prior with its own
+    The planner continues with its plan's mean after the action it takes, the prior with its own
     mean; past the horizon Q values the policy.
     """
     horizon = config.planner.horizon

@@ -2,7 +2,7 @@
 
 Environments, with their replay, rollouts and batches, are spread over both axes. Parameters, their
 averages and the optimizers' moments are kept in parts over the axis `fsdp`, which is 1 unless asked
-for; statistics, keys and counters are alike on every device. Programs gather whole parameters, but
+for; statistics, keys and counters are equal on all devices. Programs gather whole parameters, but
 of an optimizer each device sees and updates its part alone. The same program runs on one device and
 on many, over any number of processes. (`jax.pmap` is in maintenance mode; `shard_map` is its
 successor.)
@@ -130,7 +130,7 @@ def choose_placement(mesh: Devices, parts: Parts) -> Placement | None:
         return None
     found = place_tasks(parts.env.num_envs, step_costs(parts.env), mesh.size)
     if found is None:
-        raise ValueError(f"the tasks do not split over {mesh.size} devices")
+        raise ValueError(f"the tasks do not divide evenly over {mesh.size} devices")
     return found
 
 
@@ -171,7 +171,7 @@ def shard_collect(mesh: Devices, parts: Parts) -> Callable[[TrainState], Collect
 def shard_train_step(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
     """One compiled training iteration `state -> (state, metrics)` over all devices of the mesh.
 
-    The state is donated. Learning is checked by JAX's types: what must be alike on every device
+    The state is donated. Learning is checked by JAX's types: what must be equal on all devices
     provably is.
     """
     kept, inside = _specs(mesh, parts)

@@ -20,7 +20,7 @@ class Alias:
         """Opens the folder.
 
         Raises:
-            OSError: It is no folder, or cannot be opened.
+            OSError: It is not a folder, or cannot be opened.
         """
         self._folder = folder
         self._link: str | None = None

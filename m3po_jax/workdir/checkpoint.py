@@ -25,7 +25,7 @@ State = TypeVar("State")
 
 # In the meta of every checkpoint: checksums of each leaf and of the rest of the meta.
 _CHECKSUMS = "checksums"
-# Behind the step: a checkpoint that is being deleted, and one that does not come back.
+# Behind the step: a checkpoint that is being deleted, and one that cannot be read back.
 _OUTDATED, _UNREADABLE = ".outdated", ".unreadable"
 
 
@@ -37,19 +37,19 @@ def lost_checkpoints(workdir: str | os.PathLike[str]) -> CheckpointError:
     """What to raise for a run that has metrics, and of which no checkpoint is left."""
     return CheckpointError(
         f"{workdir} holds metrics of a run but no checkpoint, which every run has from its start: "
-        "put the folder checkpoints back, or start anew in another --workdir"
+        "restore the folder checkpoints, or start a new run in another --workdir"
     )
 
 
 class Checkpointer:
     """Saves and restores the whole training state in `WORKDIR/checkpoints/STEP`.
 
-    A checkpoint is written beside and renamed into place, so a kill leaves the older ones whole.
-    Writing blocks: the training step donates its state, and a write that goes on in the background
-    could read buffers that were given away. What was written is read back before an older
-    checkpoint is deleted.
+    A checkpoint is written elsewhere and renamed into place, so a kill leaves older ones intact.
+    Writing blocks: the training step donates its state, and a write that continues in the
+    background could read buffers that were given away. What was written is read back before an
+    older checkpoint is deleted.
 
-    Orbax stores array data without checksums, so a flipped bit could come back as another number:
+    Orbax stores array data without checksums, so a flipped bit could be restored as another number:
     every leaf has its checksum in the meta, which restoring compares.
 
     Several processes write their own parts of each leaf. What they write does not depend on how the
@@ -105,9 +105,9 @@ class Checkpointer:
         except Exception as error:  # Orbax passes on whatever its file layers raise
             raise CheckpointError(
                 f"cannot write the checkpoint {self._folder / str(step)}: "
-                f"{self._alias.named(first_line(error))}; see that the disk has room and the "
-                "folder can be written, then run the same command again: it goes on from the "
-                "checkpoint before"
+                f"{self._alias.named(first_line(error))}; check that the disk has space and the "
+                f"folder can be written, then run the same command again: it resumes from the "
+                f"previous checkpoint"
             ) from error
         if not saved:
             raise CheckpointError(f"Orbax declined to write checkpoint {self._folder / str(step)}")
@@ -221,13 +221,13 @@ class Checkpointer:
         """Refuses a state of other leaves: Orbax would cast another dtype in silence."""
         if stored != asked:
             raise CheckpointError(
-                f"the checkpoint {self._folder / str(step)} holds another state than this "
-                f"config or version makes: {stored_leaves.differences(stored, asked)}; go on with "
-                "the version that wrote it, or start anew in another --workdir"
+                f"the checkpoint {self._folder / str(step)} holds a different state than this "
+                f"config or version makes: {stored_leaves.differences(stored, asked)}; continue "
+                f"with the version that wrote it, or start a new run in another --workdir"
             )
 
     def _read_back(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
-        """Refuses a checkpoint that does not come back, and takes its place from it."""
+        """Refuses a checkpoint that cannot be read back, and moves it aside."""
         problem = self._difference(step, state, meta) if jax.process_index() == 0 else ""
         if jax.process_count() == 1:
             sound = not problem
@@ -241,10 +241,10 @@ class Checkpointer:
                 (self._folder / str(step)).rename(self._folder / aside)
             self._manager.reload()
         raise CheckpointError(
-            f"the checkpoint {self._folder / str(step)} was written and does not come back"
-            f"{problem and ': ' + problem}; it is now {aside} there, and the one before is as it "
-            "was. See that the disk is sound, then run the same command again: it goes on from "
-            "the checkpoint before"
+            f"the checkpoint {self._folder / str(step)} was written but cannot be read back"
+            f"{problem and ': ' + problem}; it is now {aside} there, and the previous one is "
+            f"unchanged. Check the disk, then run the same command again: it resumes from the "
+            f"previous checkpoint"
         )
 
     def _difference(self, step: int, state: Any, meta: Mapping[str, Any]) -> str:
@@ -254,7 +254,7 @@ class Checkpointer:
             with finished_reads():
                 stored = stored_leaves.shapes(self._manager.item_metadata(step)["state"].tree)
                 if wrong := stored_leaves.mismatches(stored_leaves.shapes(state), stored):
-                    return f"{wrong} has another shape than was saved"
+                    return f"{wrong} has a different shape than what was saved"
                 for part in read_to_host(self._alias.path / str(step) / "state", state):
                     found |= stored_leaves.checksums_here(part)
             written = json.loads((self._folder / str(step) / "meta" / "metadata").read_text())
@@ -293,8 +293,8 @@ class Checkpointer:
         damaged = self._folder / str(step)
         away = shlex.join(["mv", str(damaged), f"{damaged}{_UNREADABLE}"])
         remedy = (
-            f"move it away to go on from checkpoint {max(older)}: {away}"
+            f"move it away to resume from checkpoint {max(older)}: {away}"
             if older
-            else "there is no older one, so start anew in another --workdir"
+            else "there is no older one, so start a new run in another --workdir"
         )
         return CheckpointError(f"the checkpoint {damaged} cannot be read: {reason}; {remedy}")

@@ -142,7 +142,7 @@ class WeightsAndBiases:
         except wandb.Error as error:
             raise EventLogError(
                 f"Weights & Biases does not start: {error}; run `wandb login`, set "
-                "WANDB_MODE=offline, or leave out --wandb"
+                "WANDB_MODE=offline, or omit --wandb"
             ) from error
 
     def write(self, row: Mapping[str, float | int]) -> None:
@@ -157,5 +157,5 @@ class WeightsAndBiases:
         """Waits a little for what is not uploaded yet; `wandb sync` does the rest later."""
         run, self._run = self._run, None
         if run is not None:
-            with contextlib.suppress(Exception):  # the network is no reason to fail a run
+            with contextlib.suppress(Exception):  # a network failure must not end a run
                 run.finish()

@@ -35,7 +35,7 @@ class Workdir:
     Attributes:
         path: The folder, absolute.
         resumed: Whether it held this run already.
-        note: What a person should know of going on with it.
+        note: What to know about resuming it.
     """
 
     path: pathlib.Path
@@ -55,11 +55,11 @@ def open_workdir(
 
     Args:
         workdir: The folder; made when it does not exist. Files of others in it stay untouched.
-        config: Settings of the run to start or to go on with.
-        overwrite: Start anew. The run that the folder holds is deleted when a checkpoint of the
-            new one was read (`forget_overwritten`); one that ends without any leaves it as it was.
-        origin: What a run that starts from another has of it, by the flag that says so. Without
-            one a run is resumed whatever it started from.
+        config: Settings of the run to start or to resume.
+        overwrite: Start a new run. The run that the folder holds is deleted when a checkpoint of
+            the new one was read (`forget_overwritten`), and kept if the new one ends without any.
+        origin: What a run that starts from another takes from it, by flag. Without it, a run is
+            resumed whatever it started from.
 
     Yields:
         The open folder; its config.json holds `config` and `origin`.
@@ -188,7 +188,7 @@ def _waiting(path: pathlib.Path) -> str:
         return ""
     return (
         "; the run that --overwrite was to replace is still there, and m3po-train with its "
-        "settings and without --overwrite brings it back"
+        "settings and without --overwrite restores it"
     )
 
 
@@ -198,14 +198,14 @@ def _refuse_dangling(path: pathlib.Path) -> None:
     if folder.is_symlink() and not folder.exists():
         raise WorkdirError(
             f"{folder} is a link to {os.readlink(folder)}, which is not there; mount that disk or "
-            "mend the link"
+            "fix the link"
         )
 
 
 def _record(
     path: pathlib.Path, config: Config, origin: Mapping[str, str] | None
 ) -> tuple[dict[str, Any], bool, str]:
-    """Returns the new config.json, whether its run goes on, and what to know of that."""
+    """Returns the new config.json, whether its run is resumed, and what to know about that."""
     if not (path / CONFIG_FILE).exists():
         _refuse_headless(path)
         return record.new(config, origin), False, ""
@@ -216,10 +216,10 @@ def _record(
     if origin is None and record.ORIGIN in old:
         source = old[record.ORIGIN]["from"]
         raise WorkdirError(
-            f"{path} is for a run that starts from {source}, and nothing of that is there yet; "
-            "m3po-finetune starts it"
+            f"{path} is for a run that starts from {source}, and that has not begun yet; start "
+            f"it with m3po-finetune"
         )
-    # A start that was refused or cut short left nothing to go on with.
+    # A start that was refused or cut short left nothing to resume.
     return record.new(config, origin), False, ""
 
 
@@ -240,8 +240,8 @@ def _refuse_headless(path: pathlib.Path) -> None:
     names = [name for name in (METRICS_FILE, EVALUATION_FILE) if (path / name).exists()]
     for name in [*names, *([CHECKPOINT_FOLDER] if _checkpoints(path) else [])]:
         raise WorkdirError(
-            f"{path} holds {name} but no {CONFIG_FILE}, so the run in it cannot be told; "
-            f"put {CONFIG_FILE} back, move {path / name} away, or give another --workdir"
+            f"{path} holds {name} but no {CONFIG_FILE}, so its run cannot be identified; restore "
+            f"{CONFIG_FILE}, move {path / name} away, or give another --workdir"
         )
 
 

@@ -145,7 +145,7 @@ class MetricsWriter:
         adds = sorted(set(row) - set(header))
         return MetricsError(
             f"{self._metrics_path} has other columns than this run writes (missing now: {lacks}, "
-            f"new: {adds}); move the file away or go on with the version that began it"
+            f"new: {adds}); move the file away or continue with the version that started it"
         )
 
 
@@ -159,7 +159,7 @@ def read_evaluations(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def save_evaluation(workdir: str | os.PathLike[str], record: Mapping[str, Any]) -> pathlib.Path:
-    """Keeps an evaluation beside those of training, which eval.jsonl holds alone.
+    """Keeps an evaluation apart from those of training, which are in eval.jsonl.
 
     Returns:
         The file that it was appended to.
@@ -208,9 +208,9 @@ def _write_errors_named(path: pathlib.Path, close: Callable[[], None]) -> Iterat
         with contextlib.suppress(OSError):  # closing tries to write what is left
             close()
         raise MetricsError(
-            f"cannot write {path}: {error.strerror or error}; see that the disk has room and the "
-            "folder can be written, then run the same command again: it goes on from the last "
-            "checkpoint"
+            f"cannot write {path}: {error.strerror or error}; check that the disk has space and "
+            f"the folder can be written, then run the same command again: it resumes from the "
+            f"last checkpoint"
         ) from error
 
 
@@ -265,8 +265,8 @@ def _json_lines(path: pathlib.Path) -> list[str]:
 
 def _damaged(path: pathlib.Path, number: int) -> MetricsError:
     return MetricsError(
-        f"line {number} of {path} is damaged; mend it, or keep a copy of the file and take that "
-        "line out, then go on"
+        f"line {number} of {path} is damaged; repair it, or keep a copy of the file and "
+        "delete that line, then continue"
     )
 
 

@@ -39,7 +39,7 @@ class SignalStop:
     def handle(self, name: str) -> None:
         """Notes a signal; ends the process if it is the second or if nothing is at stake yet."""
         if self._requested.is_set():
-            leave(f"{name} again: stopping at once; the last checkpoint is whole")
+            leave(f"{name} again: stopping at once; the last checkpoint is intact")
         if not self._asked:
             leave(f"{name}: stopping before the first step; nothing is lost")
         self._requested.set()

@@ -69,12 +69,11 @@ class _Console(rich.console.Console):
 
 
 class Progress:
-    """Says how far a run is, from rows of metrics.csv alone.
+    """Shows the progress of a run, from rows of metrics.csv only.
 
-    It computes nothing on the device and waits for nothing. An output that fails is no reason to
-    end a run: it is given up, in silence where there is nobody to tell, as at a closed terminal or
-    on a full disk. The speed is that of the
-    last minute, because steps before the first update cost less.
+    It computes nothing on the device and waits for nothing. An output that fails does not end a
+    run: it is dropped, silently if nobody can be told, as with a closed terminal or a full disk.
+    The speed is that of the last minute, because steps before the first update cost less.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Progress:
 
         Args:
             total_env_steps: End of the run.
-            kl_bound: Bound of the trust region, shown beside the measured KL.
+            kl_bound: Bound of the trust region, shown with the measured KL.
             quiet: Shows nothing at all.
             min_interval_s: Least seconds between two lines, by default 5, or 0.2 on a terminal.
             stream: Where to print, by default stdout.
@@ -160,7 +159,7 @@ class Progress:
             self._silent = True
             if not isinstance(error, OSError) and not self._console.file.closed:
                 kind = type(error).__name__
-                streams.say(f"the display ends here ({kind}: {error}); the run goes on")
+                streams.say(f"the display ends here ({kind}: {error}); the run continues")
             if self._console.file is sys.stdout:
                 streams.discard(sys.stdout)
 
@@ -207,15 +206,15 @@ class Progress:
         )
         tasks = rich.table.Table.grid(padding=(0, 2))
         bars = _BARS if self._console.encoding.startswith("utf") else _ASCII_BARS
-        room = max(1, min(_MAX_TASK_LINES, self._console.height - 6))
-        for name, value in list(self._returns.items())[:room]:
+        space = max(1, min(_MAX_TASK_LINES, self._console.height - 6))
+        for name, value in list(self._returns.items())[:space]:
             line = self._histories[name].sparkline(bars) if name in self._histories else ""
             tasks.add_row(
                 rich.text.Text(f"  {name}"),
                 rich.text.Text(_score(value), justify="right"),
                 rich.text.Text(line, style="cyan"),
             )
-        hidden = len(self._returns) - room
+        hidden = len(self._returns) - space
         more = [rich.text.Text(f"  and {hidden} more tasks")] if hidden > 0 else []
         return rich.console.Group(head, rich.text.Text("  ".join(facts)), tasks, *more)
 

@@ -21,7 +21,7 @@ CONFIG_FILE = "config.json"
 # In config.json of a run that starts from another.
 ORIGIN = "origin"
 
-# What a resumed run may change: how long it goes on and how often it reports. The first may only
+# What a resumed run may change: how long it continues and how often it reports. The first may only
 # grow; the schedules of bonus and step sizes then stretch to the new end.
 CHANGEABLE = (
     "train.total_env_steps",
@@ -52,7 +52,7 @@ _LIBRARIES = (
 
 
 class WorkdirError(UserError):
-    """The folder cannot be used as it is; the text says what to do."""
+    """The folder cannot be used; the text says what to do."""
 
 
 def new(config: Config, origin: Mapping[str, str] | None) -> dict[str, Any]:
@@ -69,12 +69,12 @@ def new(config: Config, origin: Mapping[str, str] | None) -> dict[str, Any]:
 def resumed(
     path: pathlib.Path, old: dict[str, Any], config: Config, origin: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """Returns the config.json of a run that goes on; what it replaces is added to `history`.
+    """Returns the config.json of a run that is resumed; what it replaces is added to `history`.
 
     Args:
         path: The folder.
         old: Its config.json so far.
-        config: Settings to go on with.
+        config: Settings to resume with.
         origin: As in `workdir.open_workdir`.
 
     Raises:
@@ -91,7 +91,7 @@ def resumed(
         lines = [f"  {key}: {before[key]!r} there, {after[key]!r} asked for" for key in refused]
         raise WorkdirError(
             f"{path} holds a run with another config:\n" + "\n".join(lines) + "\n"
-            "Ask for the same settings to resume it (only train.total_env_steps, to more, and the "
+            "Use the same settings to resume it (only train.total_env_steps, to more, and the "
             "eval, checkpoint, log, max_skipped_updates and device settings may change), give "
             "another --workdir, or delete that run with --overwrite."
         )
@@ -114,8 +114,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WorkdirError(
-            f"{file} cannot be read ({error}); put the file back, or move the folder away and "
-            "start anew"
+            f"{file} cannot be read ({error}); restore the file, or move the folder away and "
+            f"start a new run"
         ) from error
     if not _is_ours(record):
         raise WorkdirError(f"{file} was not written by m3po_jax; give another --workdir")
@@ -160,7 +160,7 @@ def version_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if not changes:
         return ""
     return (
-        f"This run was written with {', '.join(changes)}: it goes on, and need not end in the very "
+        f"This run was written with {', '.join(changes)}: it resumes, and need not end in the very "
         f"numbers of one version. {CONFIG_FILE} keeps note of it."
     )
 
@@ -211,13 +211,13 @@ def _git(folder: pathlib.Path, *arguments: str) -> str:
 def _same_origin(
     path: pathlib.Path, before: dict[str, str] | None, asked: Mapping[str, str] | None
 ) -> Mapping[str, str] | None:
-    """Returns what the run in the folder started from; refuses to go on as if it was another."""
+    """Returns what the run in the folder started from; refuses to resume it as another."""
     if asked is None:
         return before
     if before is None:
         raise WorkdirError(
             f"{path} holds a run that was not started by m3po-finetune; give another --workdir, "
-            "or go on with it by m3po-train"
+            "or resume it with m3po-train"
         )
     changed = [name for name in before if before[name] != asked.get(name)]
     if changed:
@@ -225,8 +225,8 @@ def _same_origin(
             f"  --{name}={before[name]} there, {asked.get(name)} asked for" for name in changed
         ]
         raise WorkdirError(
-            f"{path} holds a run that has begun otherwise:\n" + "\n".join(lines) + "\n"
-            "Ask for the same to resume it, give another --workdir, or delete that run with "
+            f"{path} holds a run that was started differently:\n" + "\n".join(lines) + "\n"
+            "Use the same to resume it, give another --workdir, or delete that run with "
             "--overwrite."
         )
     return before

@@ -45,7 +45,7 @@ def _place(leaf: Any) -> jax.sharding.Sharding:
 
 
 def stored_form(tree: Any) -> Any:
-    """What to ask Orbax for: the leaves as they are stored, each with the place where it goes."""
+    """What to ask Orbax for: the stored leaves, each with the place where it goes."""
 
     def ask(leaf: Any) -> jax.ShapeDtypeStruct:
         leaf = without_empty(leaf)

@@ -17,7 +17,7 @@ class TaskContext(NamedTuple):
 
     e: jax.Array  # [..., E] task embedding
     action_mask: jax.Array  # [..., A]
-    can_terminate: jax.Array | None = None  # [..., 1] 0 or 1; None where it is alike for all tasks
+    can_terminate: jax.Array | None = None  # [..., 1] 0 or 1; None if it is the same for all tasks
 
 
 @flax.struct.dataclass
@@ -86,7 +86,7 @@ class WorldModelLatent:
 
 
 def two_heads(q: Params, key: jax.Array) -> Params:
-    """Parameters of two heads of a Q ensemble, drawn without replacement; of two, as they are.
+    """Parameters of two heads of a Q ensemble, drawn without replacement if there are more.
 
     Where the ensemble is asked often, two stand for all of it, as in TD-MPC2 (arXiv 2310.16828):
     the mean stays the same on average, and a larger ensemble costs no more. The key is consumed.

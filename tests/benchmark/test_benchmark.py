@@ -108,7 +108,7 @@ def test_the_clock_of_one_core_is_refused_on_several(monkeypatch):
         ([TINY, "--repetitions=0"], ["repetitions", "positive"]),
         ([TINY, "--clock=sun"], ["clock", "wall|cpu"]),
         ([TINY, "--config.planner.horizon=99"], ["planner.horizon", "99"]),
-        ([], ["--config is needed"]),
+        ([], ["--config is required"]),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_compiled(arguments, words):

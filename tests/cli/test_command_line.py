@@ -65,7 +65,7 @@ def refusal(command, *arguments):
         (["--config=toy:toy/A"], ["--config=toy --config.tasks=toy/A"]),
         ([TOY, "--config.tasks=toy/PointReachA,toy/PointRechB"], ["tasks[1]", "toy/PointReachB"]),
         (["--config.seed=3"], ["--config.seed", "--config=PRESET"]),
-        ([], ["--config is needed"]),
+        ([], ["--config is required"]),
     ],
 )
 def test_wrong_flags_are_refused(tmp_path, arguments, words):
@@ -110,7 +110,7 @@ def test_evaluate_refuses_wrong_calls(tmp_path):
     assert "no config.json" in refusal("evaluate", f"--workdir={tmp_path}")
     assert "planner|prior" in refusal("evaluate", f"--workdir={tmp_path}", "--policy=plan")
     assert "--episodes=0" in refusal("evaluate", f"--workdir={tmp_path}", "--episodes=0")
-    assert "--workdir is needed" in refusal("evaluate")
+    assert "--workdir is required" in refusal("evaluate")
 
 
 def test_presets_are_listed_with_what_they_are():
@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_replay_fault_refuses_wrong_calls(tmp_path):
-    assert "--bundle is needed" in refusal("replay_fault")
+    assert "--bundle is required" in refusal("replay_fault")
     assert "no config.json" in refusal("replay_fault", str(tmp_path))
     assert "unexpected argument" in refusal("replay_fault", "one", "two")
 

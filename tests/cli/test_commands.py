@@ -144,7 +144,7 @@ def test_a_users_error_is_a_message_and_an_interrupt_has_its_code(tmp_path):
     assert (full.returncode, full.stderr) == (2, "error: the disk is full\n")
     stopped = train(tmp_path, FAULT="interrupt")
     assert stopped.returncode == 130
-    assert "goes on from the last checkpoint" in stopped.stderr
+    assert "resumes from the last checkpoint" in stopped.stderr
     assert "Traceback" not in stopped.stderr
 
 
@@ -192,7 +192,7 @@ def test_report_takes_folders_with_and_without_a_name(tmp_path):
         f"error: {tmp_path}/none holds no run (no config.json); train one there first\n"
     )
     nothing = call("report")
-    assert (nothing.returncode, nothing.stderr.split(";")[0]) == (2, "error: --workdir is needed")
+    assert (nothing.returncode, nothing.stderr.split(";")[0]) == (2, "error: --workdir is required")
 
 
 def test_evaluate_needs_a_checkpoint(tmp_path):

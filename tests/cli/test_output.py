@@ -112,7 +112,7 @@ def test_too_little_memory_is_told(error):
 def test_an_interrupt_says_what_goes_on(tmp_path):
     result = call("os.kill(os.getpid(), signal.SIGINT)")
     assert result.returncode == command_line.INTERRUPTED
-    assert b"stopped; the same command goes on" in result.stderr
+    assert b"stopped; the same command resumes" in result.stderr
     twice = call("import atexit; atexit.register(os.kill, os.getpid(), 2); os.kill(os.getpid(), 2)")
     assert twice.returncode == -signal.SIGINT and b"Traceback" not in twice.stderr
 

@@ -70,4 +70,4 @@ def test_requests_are_refused_before_the_slow_imports(tmp_path):
     nothing = call("render", f"--workdir={tmp_path / 'none'}", *task)
     assert (nothing.returncode, "holds no run" in nothing.stderr) == (2, True)
     incomplete = call("render", f"--workdir={tmp_path}")
-    assert (incomplete.returncode, "is needed" in incomplete.stderr) == (2, True)
+    assert (incomplete.returncode, "is required" in incomplete.stderr) == (2, True)

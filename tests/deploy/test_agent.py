@@ -157,7 +157,7 @@ def test_another_networks_checkpoint_is_refused(run, tmp_path):
     shutil.copytree(run[0], copy)
     config = copy / "config.json"
     config.write_text(config.read_text().replace('"latent_size": 8', '"latent_size": 16'))
-    with pytest.raises(CheckpointError, match="holds another state"):
+    with pytest.raises(CheckpointError, match="holds a different state"):
         load(copy)
 
 

@@ -101,6 +101,6 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["prior.stablehlo", "signature.json", "notes.txt"])
 def test_what_is_no_export_is_left_alone(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ExportError, match="is not empty and no export"):
+    with pytest.raises(ExportError, match="is not empty and is not an export"):
         replace(tmp_path, NEW)
     assert content(tmp_path) == {name: b"mine"}

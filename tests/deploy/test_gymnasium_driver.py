@@ -111,7 +111,7 @@ def test_spaces_that_do_not_fit_are_refused(agent, env, message):
 
 
 def test_numbers_that_do_not_fit_are_refused(agent):
-    with pytest.raises(AgentError, match="3 episodes are no multiple of 2 environments"):
+    with pytest.raises(AgentError, match="3 episodes are not a multiple of 2 environments"):
         play(agent, REACH, vector(Counter(), Counter()), episodes=3)
     with pytest.raises(AgentError, match="reset themselves"):
         play(agent, REACH, vector(Counter(), mode=AutoresetMode.DISABLED), episodes=1)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from experiments import curves, runs
-from experiments.configs import classic
+from m3po_jax.presets import classic
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = {"README.md": 3, "docs/results.md": 20}

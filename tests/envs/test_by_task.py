@@ -148,6 +148,6 @@ def test_costs_count_loops_and_environments():
 def test_the_text_names_devices_and_the_dearest():
     env = mixed_env()
     text = by_task.placement_text(env, ((2,), (0, 1)), 2)
-    assert "by_task: the dearest device bears 1." in text
+    assert "by_task: the most expensive device has 1." in text
     assert "device 0, " in text and "test/Mixed" in text.splitlines()[1]
     assert "each of 2 devices steps 1/2" in by_task.placement_text(env, None, 2)

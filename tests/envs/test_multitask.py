@@ -384,7 +384,9 @@ def test_a_share_has_its_numbers_of_environments_of_every_task():
     share = env.shard(3, ())
     assert share.num_envs == (2, 1) and share.num_shards == 3
     np.testing.assert_array_equal(np.tile(share.task_id, 3), env.task_id)
-    with pytest.raises(ValueError, match="3 environments of toy/TerminatingPole do not split over"):
+    with pytest.raises(
+        ValueError, match="3 environments of toy/TerminatingPole do not divide evenly over"
+    ):
         env.shard(2, ())
 
 
@@ -449,7 +451,7 @@ def test_tasks_are_refused_where_they_make_no_sense():
     )
     with pytest.raises(ValueError, match="at least one task"):
         multitask.MultiTaskEnv([])
-    with pytest.raises(ValueError, match="a comes more than once"):
+    with pytest.raises(ValueError, match="a is listed more than once"):
         multitask.MultiTaskEnv([fine, fine])
     with pytest.raises(ValueError, match="episode_length"):
         task_lib.as_task(

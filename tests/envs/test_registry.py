@@ -92,7 +92,7 @@ def test_parse_refuses_and_names_the_nearest(name, words):
     [
         ([], "no task"),
         ("toy/PointReachA", "sequence"),
-        (["toy/PointReachA", "toy/PointReachA"], "toy/PointReachA comes more than once"),
+        (["toy/PointReachA", "toy/PointReachA"], "toy/PointReachA is listed more than once"),
         (["toy/PointReachA", "toy/PointReachA?num_envs=2"], "more than once"),
     ],
 )

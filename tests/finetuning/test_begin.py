@@ -96,7 +96,7 @@ def test_a_run_that_lost_its_checkpoints_is_not_started_again(begun, source, tmp
 def test_an_old_run_is_never_the_new_one(source):
     config = read_config(source[0])
     for overwrite in (False, True):
-        with pytest.raises(ConfigError, match="is the run to start from, which stays as it is"):
+        with pytest.raises(ConfigError, match="is the run to start from, which is not modified"):
             startable_config(
                 config, source[0] / ".." / source[0].name, Origin(source[0]), overwrite=overwrite
             )

@@ -283,10 +283,10 @@ def test_what_can_never_learn_is_said_or_refused():
     assert transfer.frozen_lines(parts, *sides_of(reach, reach)) == []
     # One action more, and as many observations.
     assert transfer.frozen_lines(parts, *sides_of(pole, reach)) == [
-        "dynamics is frozen: it goes on without the inputs that are new"
+        "dynamics is frozen: it ignores the new inputs"
     ]
     assert transfer.frozen_lines(("encoder",), *sides_of(reach, linear)) == [
-        "encoder is frozen: it goes on without the inputs that are new"
+        "encoder is frozen: it ignores the new inputs"
     ]
     with pytest.raises(ConfigError, match="new action dimensions of the policy at its random"):
         transfer.frozen_lines(("policy",), *sides_of(pole, reach))

@@ -146,7 +146,7 @@ def test_a_signal_saves_and_the_same_command_ends_bit_equal(environment, whole, 
 
     code, out, err = finish(train(environment, tmp_path))
     assert code == 0, err
-    assert f"Going on from the checkpoint at {stopped_at} env steps" in out
+    assert f"Resuming from the checkpoint at {stopped_at} env steps" in out
     assert_same_end(tmp_path, whole)
 
 
@@ -269,12 +269,12 @@ def test_a_damaged_checkpoint_is_never_passed_over(environment, whole, tmp_path)
     code, _, err = finish(train(environment, folder))
     assert code == command_line.USER_ERROR
     assert err.count("error: ") == 1 and "Traceback" not in err
-    assert str(newest) in err and f"go on from checkpoint {steps[0]}" in err
+    assert str(newest) in err and f"resume from checkpoint {steps[0]}" in err
     # the user follows the advice
     shutil.rmtree(newest)
     code, out, err = finish(train(environment, folder))
     assert code == 0, err
-    assert f"Going on from the checkpoint at {steps[0] * 8} env steps" in out
+    assert f"Resuming from the checkpoint at {steps[0] * 8} env steps" in out
     assert_same_end(folder, whole)
 
 

@@ -106,7 +106,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path, cache, en
         code, out, err = finish(process)
         assert code == PREEMPTED, err
         assert "Stopped at" in err
-        assert ("Going on from the checkpoint" in out) == (index == 0)
+        assert ("Resuming from the checkpoint" in out) == (index == 0)
         # One process writes; the library that connects them says that it did.
         said = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
         assert bool(said) == (index == 0), said
@@ -121,7 +121,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path, cache, en
     alone.send_signal(signal.SIGTERM)
     code, out, err = finish(alone)
     assert code == PREEMPTED, err
-    assert "Going on from the checkpoint" in out
+    assert "Resuming from the checkpoint" in out
 
 
 def test_four_processes_end_when_the_first_of_them_is_killed(tmp_path, cache, endless):
@@ -140,7 +140,7 @@ def test_four_processes_end_when_the_first_of_them_is_killed(tmp_path, cache, en
     again[0].send_signal(signal.SIGTERM)
     ends = [finish(process) for process in again]
     assert [code for code, _, _ in ends] == [PREEMPTED] * 4, ends
-    assert "Going on from the checkpoint" in ends[0][1]
+    assert "Resuming from the checkpoint" in ends[0][1]
 
 
 def test_a_run_of_four_devices_goes_on_on_one_and_on_eight(tmp_path, cache):
@@ -158,7 +158,7 @@ def test_a_run_of_four_devices_goes_on_on_one_and_on_eight(tmp_path, cache):
             start(folder, more, f"{copies}{fsdp}", devices=devices, cache=cache)
         )
         assert code == 0, err
-        assert "Going on from the checkpoint at 256 env steps" in out
+        assert "Resuming from the checkpoint at 256 env steps" in out
         runs[devices] = rows_of(folder)
     assert len(runs[1]) == len(runs[8]) == long // 32
     clocks = {"wall_seconds", "env_steps_per_second"}
@@ -180,7 +180,7 @@ def test_a_simulator_on_two_devices_by_task(tmp_path, cache):
     code, out, err = finish(start(tmp_path, *flags, devices=2, cache=cache))
     assert code == 0, err
     assert "on 2 devices" in out
-    assert "task placement by_task: the dearest device bears" in out
+    assert "task placement by_task: the most expensive device has" in out
     assert "device 0" in out and "the cost: brax/inverted_pendulum" in out
     last = rows_of(tmp_path)[-1]
     assert all(np.isfinite(float(last[f"rollout/reward/{name}"])) for name in tasks)

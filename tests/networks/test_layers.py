@@ -68,7 +68,7 @@ def test_sim_norm_groups_are_separate_softmaxes():
 
 
 def test_sim_norm_refuses_a_size_that_does_not_divide():
-    with pytest.raises(ValueError, match="10 features do not split into groups of 4"):
+    with pytest.raises(ValueError, match="10 features cannot be split into groups of 4"):
         layers.sim_norm(jnp.zeros((2, 10)), simplex_size=4)
 
 

@@ -46,5 +46,5 @@ def test_as_many_minibatches_as_samples(key):
 
 @pytest.mark.parametrize("num_minibatches", [5, 24])
 def test_refuses_a_number_that_does_not_divide(key, num_minibatches):
-    with pytest.raises(ValueError, match=f"12 samples do not split into {num_minibatches}"):
+    with pytest.raises(ValueError, match=f"12 samples cannot be split into {num_minibatches}"):
         minibatches(DATA, key, epochs=1, num_minibatches=num_minibatches)

@@ -348,7 +348,7 @@ def test_a_fault_costs_only_its_own_minibatch():
 def test_minibatches_are_all_used():
     _, _, metrics = run("none", minibatches=4)
     assert metrics["steps"] == 16.0
-    with pytest.raises(ValueError, match="24 samples do not split into 5"):
+    with pytest.raises(ValueError, match="24 samples cannot be split into 5"):
         run("none", minibatches=5)
 
 

@@ -307,7 +307,7 @@ def test_a_donated_write_needs_no_memory_of_the_size_of_the_buffer():
 
 def test_impossible_requests_are_refused(key):
     state = filled(1)
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="not a multiple"):
         buffer.init(unroll(0), batch_size=B, capacity_per_env=CAPACITY + 1)
     with pytest.raises(ValueError, match="6 environments, not 7"):
         buffer.init(unroll(0), batch_size=B + 1, capacity_per_env=CAPACITY)

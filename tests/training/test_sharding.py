@@ -219,7 +219,7 @@ def test_a_missing_sum_over_devices_does_not_even_trace(monkeypatch):
                 "train": {"task_placement": "by_task"},
             },
             2,
-            ["toy/TerminatingPole: 8", "no option num_envs", "or set 'sharded'"],
+            ["toy/TerminatingPole: 8", "without the option num_envs", "or set 'sharded'"],
         ),
     ],
 )

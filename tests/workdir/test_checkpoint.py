@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_needs_the_users_word(
     with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError) as caught:
         checkpointer.restore_latest(target)
     assert str(newest) in str(caught.value)
-    advice = str(caught.value).partition("to go on from checkpoint 10: ")[2]
+    advice = str(caught.value).partition("to resume from checkpoint 10: ")[2]
     subprocess.run(advice, shell=True, check=True)  # the user follows the advice
     with Checkpointer(tmp_path) as checkpointer:
         restored, _ = checkpointer.restore_latest(target)
@@ -276,7 +276,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_room_mends_it(tmp_path):
             checkpointer.save(10, old, {})
             writer.write({"env_steps": 10, "loss": 1.0})
             fill(disk / "filler")
-            with pytest.raises(CheckpointError, match=r"cannot write .*checkpoints/20.*has room"):
+            with pytest.raises(CheckpointError, match=r"cannot write .*checkpoints/20.*has space"):
                 checkpointer.save(20, new, {})
             fill(disk / "more")
             with pytest.raises(MetricsError, match=r"cannot write .*metrics.csv: No space left"):

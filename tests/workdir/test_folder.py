@@ -199,7 +199,7 @@ def test_a_run_that_starts_from_another_goes_on_only_as_it_began(tmp_path):
 
 def test_a_start_from_another_that_left_nothing_is_only_for_finetuning(tmp_path):
     start(tmp_path, origin=ORIGIN)
-    with pytest.raises(WorkdirError, match="starts from /old, .*m3po-finetune starts it"):
+    with pytest.raises(WorkdirError, match="starts from /old, .*start it with m3po-finetune"):
         start(tmp_path)
     other = {**ORIGIN, "embedding": "toy/Other"}
     begin(tmp_path, dataclasses.replace(CONFIG, seed=7), origin=other)
@@ -293,5 +293,5 @@ def test_other_libraries_are_spoken_of(tmp_path):
     begin(tmp_path)
     edit(tmp_path, lambda record: record["versions"].update(jax="0.1.0"))
     note = start(tmp_path).note
-    assert re.search(r"was written with jax 0\.1\.0 \(now \d+\.\d+\.\d+\): it goes on", note)
+    assert re.search(r"was written with jax 0\.1\.0 \(now \d+\.\d+\.\d+\): it resumes", note)
     assert start(tmp_path).note == ""

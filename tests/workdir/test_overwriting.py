@@ -132,10 +132,10 @@ def test_the_overwritten_run_stays_until_a_checkpoint_of_the_new_one_was_read(tm
 def test_a_run_that_waits_is_spoken_of(tmp_path):
     begin(tmp_path)
     with open_workdir(tmp_path, dataclasses.replace(CONFIG, seed=7), overwrite=True):
-        with pytest.raises(WorkdirError, match="no checkpoint yet.*without --overwrite brings"):
+        with pytest.raises(WorkdirError, match="no checkpoint yet.*without --overwrite restores"):
             folder.require_checkpoint(tmp_path)
         (tmp_path / "config.json").unlink()
-        with pytest.raises(WorkdirError, match="holds no run.*without --overwrite brings"):
+        with pytest.raises(WorkdirError, match="holds no run.*without --overwrite restores"):
             read_config(tmp_path)
 
 

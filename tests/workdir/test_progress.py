@@ -235,5 +235,5 @@ def test_whatever_a_display_does_ends_no_run(capsys):
     with Progress(100, stream=io.StringIO(), memory=fails) as shown:
         shown.update(row(50, {"a": 1.0}))
         shown.update(row(100, {"a": 1.0}))
-    text = "the display ends here (ZeroDivisionError: no statistics); the run goes on\n"
+    text = "the display ends here (ZeroDivisionError: no statistics); the run continues\n"
     assert capsys.readouterr().err == text

@@ -44,7 +44,7 @@ def test_a_save_is_read_back_before_an_older_one_goes(tmp_path, monkeypatch, har
         for step in (10, 11):
             checkpointer.save(step, states[step - 10], {"seconds": 1.5})
         planted(checkpointer, monkeypatch, harm)
-        with pytest.raises(CheckpointError, match="checkpoints/12 .*does not come back"):
+        with pytest.raises(CheckpointError, match="checkpoints/12 .*cannot be read back"):
             checkpointer.save(12, states[2], {"seconds": 1.5})
         assert checkpointer.latest_step() == 11
     with Checkpointer(tmp_path) as checkpointer:

@@ -1,4 +1,4 @@
-"""The whole agent at its defaults: what the baselines and ablations beside it are compared with."""
+"""The whole agent at its defaults: the reference for the baselines and ablations."""
 
 import ml_collections
 

@@ -1,4 +1,4 @@
-"""Ablation: the policy learns from the fresh rollout in place of imagination.
+"""Ablation: the policy learns from the fresh rollout instead of imagination.
 
 The planner chose those actions, so the advantages carry importance weights, and a KL term draws the
 policy to the planner; without it the weights of actions far from the policy leave little to learn.

@@ -2,11 +2,11 @@
 
 No world model, no planner, no replay: policy and critic read observations that are normalised by
 running moments of each task, and one-hot task ids. Advantages are normalised per task, and the
-critic's two-hot symlog head takes rewards of any scale as they are.
+critic's two-hot symlog head accepts rewards of any scale.
 
-The agent's trust region stays: beside the clipped ratio, an update stops where the KL passes
+The agent's trust region is kept: besides clipping the ratio, an update stops where the KL passes
 1.5 * policy.kl_target = 0.075, and is then shortened until the KL on all data is within. Plain PPO
-cannot be had by policy.trust_region = "none" (or "kl"): that drops the clip of the ratio as well.
+is not policy.trust_region = "none" (or "kl"): that drops the clip of the ratio as well.
 """
 
 import ml_collections

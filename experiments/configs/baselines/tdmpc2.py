@@ -1,14 +1,14 @@
 """Baseline: multi-task TD-MPC2 (arXiv 2310.16828) in the same loop, at the same sizes.
 
 The policy follows the gradient of Q without a trust region, Q learns from one-step targets with the
-minimum of two heads, there is no bonus and so no model-free critic. What TD-MPC2 sets otherwise is
-set here; widths, batch, the model's step size, population of the planner, environments and updates
-per transition are shared with the agent that it is compared with.
+minimum of two heads, there is no bonus and so no model-free critic. Settings that
+differ in TD-MPC2 are set here; widths, batch, the model's step size, population of the planner,
+environments and updates per transition are shared with the agent that it is compared with.
 
-What else differs from TD-MPC2's published code stays as it is in the agent:
+Other differences from TD-MPC2's published code are those of the agent:
 - The planner's temperature has the opposite sense. Elites weigh softmax(G / (s_k * temperature))
-  with s_k the task's running spread of returns; there, exp(temperature * (G - max G)) on returns as
-  they are.
+  with s_k the task's running spread of returns; there, exp(temperature * (G - max G)) on unscaled
+  returns.
 - The policy's loss has no rho^t over the window, takes encoded latents and not rolled-out ones,
   does not multiply the entropy by the number of action dims, and scales Q per task, at the mean
   action.

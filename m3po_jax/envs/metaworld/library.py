@@ -1,7 +1,7 @@
 """Meta-World's own Python, for scenes, goals and resets; imports no JAX.
 
 What a reset of Meta-World does takes fifty steps of the hand and code of its own for every task; it
-is run here as it is, once for each goal. Everything after a reset is this package's.
+is run here unchanged, once for each goal. Everything after a reset is this package's.
 """
 
 import pickle

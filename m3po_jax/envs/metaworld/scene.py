@@ -51,8 +51,8 @@ class Thing:
 
     Attributes:
         position: Where it is.
-        turn: A rotation matrix (told as x, y, z, w), a quaternion (told as it is), numbers that
-            stand in its place, or zeros where not given.
+        turn: A rotation matrix (passed as x, y, z, w), a quaternion (passed unchanged), numbers
+            that replace it, or zeros if not given.
         offset: Added to the position; or a function of all that is read.
     """
 

@@ -31,7 +31,7 @@ _OBJECTS = {
     "qpos": mujoco.mjtObj.mjOBJ_JOINT,
     "touch": mujoco.mjtObj.mjOBJ_SENSOR,
 }
-# C MuJoCo goes on after these: from a reset, without control, or without some of the contacts.
+# C MuJoCo continues after these: from a reset, without control, or without some of the contacts.
 _FAULTS = [
     int(getattr(mujoco.mjtWarning, f"mjWARN_{name}"))
     for name in ("CONTACTFULL", "CNSTRFULL", "BADQPOS", "BADQVEL", "BADQACC", "BADCTRL")
