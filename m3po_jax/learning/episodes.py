@@ -47,7 +47,7 @@ def evaluate(agent: AgentState, key: jax.Array, *, parts: Parts, policy: str) ->
         ValueError: `policy` is not one of these.
     """
     if policy not in POLICIES:
-        raise ValueError(f"policy {policy!r} is none of {', '.join(POLICIES)}")
+        raise ValueError(f"policy {policy!r} is not one of {', '.join(POLICIES)}")
     env, networks = parts.env, parts.networks
     init_key, key = jax.random.split(key)
 

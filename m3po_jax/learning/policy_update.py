@@ -1,7 +1,7 @@
 """The policy's data, imagined or real, and its trust-region update, as pure functions.
 
 With mesh axes in `parts` the data are this device's share; losses, gradients and statistics are
-those of all data, and alike on every device.
+those of all data, and equal on all devices.
 """
 
 from typing import Any, NamedTuple

@@ -193,7 +193,7 @@ def shard_train_step(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
 
 
 def shard_model_errors(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
-    """A compiled function `(agent, replay, key) -> ModelErrors`, alike on every device."""
+    """A compiled function `(agent, replay, key) -> ModelErrors`, equal on all devices."""
     return jax.jit(
         jax.shard_map(
             functools.partial(model_errors, parts=_share(mesh, parts)),
