@@ -1,4 +1,4 @@
-"""The bonus of the fresh rollout, and its critic Q_x (ALGORITHM section 4)."""
+"""The bonus of the fresh rollout, and its critic Q_x (docs/concepts.md)."""
 
 from typing import Any
 

@@ -119,3 +119,27 @@ def test_a_trained_agent_plays_it_well(tmp_path, monkeypatch):
         m3po_jax.train_and_evaluate(config, run.path)
     monkeypatch.chdir(tmp_path)
     assert run_blocks("howto/gymnasium.md")["returns"].mean() > 40.0
+
+
+def test_the_readme_is_read_in_three_minutes():
+    assert len((DOCS.parent / "README.md").read_text(encoding="utf-8").split()) < 1000
+
+
+# Literal translations that no native reader would write.
+UNIDIOMATIC = re.compile(
+    r"\b(is no choice|cannot be told|begun otherwise|runs of before|of two, as they are|goes on"
+    r"|alike|rooms|ALGORITHM section)\b"
+)
+
+
+@pytest.mark.parametrize("folder", ["docs", "launch", "m3po_jax", "experiments", "."])
+def test_texts_are_idiomatic(folder):
+    kinds = {".md", ".py", ".sh", ".sbatch", ".yaml", ".ipynb"}
+    root = DOCS.parent / folder
+    paths = root.glob("*.md") if folder == "." else root.rglob("*")
+    texts = {p: p.read_text(encoding="utf-8") for p in paths if p.suffix in kinds and p.is_file()}
+    assert texts
+    found = [
+        (p.name, match[0]) for p, text in texts.items() for match in UNIDIOMATIC.finditer(text)
+    ]
+    assert not found
