@@ -19,7 +19,7 @@ from m3po_jax.config import UserError
 from m3po_jax.workdir import stored_leaves
 from m3po_jax.workdir.alias import Alias
 from m3po_jax.workdir.folder import CHECKPOINT_FOLDER
-from m3po_jax.workdir.orbax_reading import finished_reads, first_line, read_to_host
+from m3po_jax.workdir.orbax_reading import first_line, one_error, read_to_host
 
 State = TypeVar("State")
 
@@ -60,6 +60,8 @@ class Checkpointer:
         """Opens the folder, which is made when missing; keeps the newest `max_to_keep`."""
         self._folder = pathlib.Path(workdir).absolute() / CHECKPOINT_FOLDER
         self._max_to_keep = max_to_keep
+        # Threads of a save that failed: their path must not become that of another folder.
+        self._may_still_write = False
         # Orbax would delete the older ones before anybody has read the new one.
         options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=False)
         # named here, so that a new process can read metadata before it restores
@@ -101,8 +103,10 @@ class Checkpointer:
             arguments = ocp.args.Composite(
                 state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
             )
-            saved = self._manager.save(step, args=arguments, force=True)
+            with one_error():
+                saved = self._manager.save(step, args=arguments, force=True)
         except Exception as error:  # Orbax passes on whatever its file layers raise
+            self._may_still_write = True
             raise CheckpointError(
                 f"cannot write the checkpoint {self._folder / str(step)}: "
                 f"{self._alias.named(first_line(error))}; check that the disk has space and the "
@@ -207,7 +211,8 @@ class Checkpointer:
     def close(self) -> None:
         """Waits and frees Orbax's threads."""
         self._manager.close()
-        self._alias.close()
+        if not self._may_still_write:
+            self._alias.close()
 
     def __enter__(self) -> "Checkpointer":
         """Returns itself."""
@@ -251,7 +256,7 @@ class Checkpointer:
         """What cannot be read of a checkpoint or is not as it was saved; empty where all is."""
         found: dict[str, int] = {}
         try:
-            with finished_reads():
+            with one_error():
                 stored = stored_leaves.shapes(self._manager.item_metadata(step)["state"].tree)
                 if wrong := stored_leaves.mismatches(stored_leaves.shapes(state), stored):
                     return f"{wrong} has a different shape than what was saved"
@@ -281,7 +286,7 @@ class Checkpointer:
     def _reading(self, step: int) -> Iterator[None]:
         """Makes one `CheckpointError` of whatever fails, and the only thing that is printed."""
         try:
-            with finished_reads():
+            with one_error():
                 yield
         except CheckpointError:
             raise

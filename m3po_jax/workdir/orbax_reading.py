@@ -1,7 +1,8 @@
-"""Reading leaves through Orbax: one error for what fails, and no more on the host than needed."""
+"""Orbax: one error for what fails, and no more of a state on the host than needed."""
 
 import asyncio
 import contextlib
+import logging
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,16 +16,20 @@ _GROUP_BYTES = 256 << 20
 
 
 @contextlib.contextmanager
-def finished_reads() -> Iterator[None]:
-    """Lets reads that Orbax starts within end before its event loop does.
+def one_error() -> Iterator[None]:
+    """Lets reads and writes that Orbax starts within end before its event loop does, in silence.
 
-    Orbax gives up at the first error and closes its event loop on the other reads, each of which
-    then prints a traceback of its own; on this loop they end first.
+    Orbax gives up at the first error and closes its event loop on the other ones, each of which
+    then prints a traceback of its own; on this loop they end first. Its threads log theirs as well,
+    those of a write that has failed until the process ends.
     """
-    policy = asyncio.get_event_loop_policy()
+    policy, log = asyncio.get_event_loop_policy(), logging.getLogger("absl")
+    level = log.level
     asyncio.set_event_loop_policy(_FinishingPolicy())
+    log.setLevel(logging.CRITICAL)
     try:
         yield
+        log.setLevel(level)
     finally:
         asyncio.set_event_loop_policy(policy)
 
@@ -80,7 +85,10 @@ def _groups(leaves: Sequence[Any]) -> Iterator[set[int]]:
 
 
 class _FinishingLoop(asyncio.SelectorEventLoop):
-    """Ends its tasks before it closes."""
+    """Ends its tasks before it closes, and leaves their errors to the one that is raised."""
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        pass  # a task that failed beside the first one
 
     def close(self) -> None:
         while not self.is_closed() and (tasks := asyncio.all_tasks(self)):

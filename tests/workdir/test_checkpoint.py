@@ -269,7 +269,7 @@ def test_a_changed_meta_is_noticed(tmp_path):
         checkpointer.restore_latest({"a": jnp.ones(3)})
 
 
-def test_a_full_disk_leaves_the_older_checkpoint_and_room_mends_it(tmp_path):
+def test_a_full_disk_leaves_the_older_checkpoint_and_room_mends_it(tmp_path, capfd):
     old, new = ({"x": jnp.arange(9.0) + start} for start in (0.0, 1.0))
     with small_disk(tmp_path / "disk", "2m") as disk:
         with Checkpointer(disk) as checkpointer, MetricsWriter(disk) as writer:
@@ -284,6 +284,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_room_mends_it(tmp_path):
                     writer.write({"env_steps": step, "loss": 1.0})
             with pytest.raises(MetricsError, match=r"cannot write .*eval.jsonl: No space left"):
                 writer.write_evaluation({"env_steps": 10, "text": "x" * 9000})
+        assert "Traceback" not in capfd.readouterr().err
         (disk / "filler").unlink()
         (disk / "more").unlink()
         with Checkpointer(disk) as checkpointer, MetricsWriter(disk) as writer:
