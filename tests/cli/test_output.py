@@ -133,3 +133,16 @@ def test_a_reader_that_leaves_is_no_error(arguments):
     assert code == output.BROKEN_PIPE and err == "" and lines[0]
     if arguments:
         json.loads(lines[0])
+
+
+def test_without_a_home_folder_programs_are_not_kept(monkeypatch, capsys):
+    """As in a container whose user has no entry in passwd."""
+    for name in ("HOME", "XDG_CACHE_HOME", "M3PO_COMPILE_CACHE", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["no entry"])
+    command_line.use_compile_cache()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    assert "M3PO_COMPILE_CACHE=FOLDER" in capsys.readouterr().err
+    monkeypatch.setenv("M3PO_COMPILE_CACHE", "/elsewhere")
+    command_line.use_compile_cache()
+    assert os.environ.pop("JAX_COMPILATION_CACHE_DIR") == "/elsewhere"
