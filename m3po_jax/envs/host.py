@@ -27,6 +27,8 @@ _NAN = np.float32(np.nan).view(np.uint32)
 class HostError(UserError):
     """A simulator raised while it was stepped; the text has its task and what it raised."""
 
+    exit_code = 70  # EX_SOFTWARE of sysexits.h
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostCall:
@@ -62,8 +64,8 @@ class HostCall:
         """`run`, or where it raises the states as they were, with NaN behind them."""
         try:
             return self.run(rows)
-        except Exception:  # a simulator can raise anything
-            _note_failure(self.task, traceback.format_exc())
+        except Exception as error:  # a simulator can raise anything
+            _note_failure(self.task, error)
             out = np.full((len(rows), self.words_out), _NAN)
             out[:, : self.state_words] = rows[:, : self.state_words]
             return out
@@ -125,15 +127,19 @@ class _Together:
         return out
 
 
-_failures: list[tuple[str, str]] = []
+_failures: list[str] = []
 _lock = threading.Lock()
 
 
-def _note_failure(task: str, text: str) -> None:
+def _note_failure(task: str, error: Exception) -> None:
+    text = (
+        f"{task}: its simulator raised {type(error).__name__}: {error}\n"
+        f"{''.join(traceback.format_exception(error)).rstrip()}"
+    )
     with _lock:
         # The first says it; behind it every step fails.
         if not _failures:
-            _failures.append((task, text))
+            _failures.append(text)
 
 
 def has_failed() -> bool:
@@ -152,5 +158,5 @@ def raise_failure() -> None:
     with _lock:
         if not _failures:
             return
-        task, text = _failures.pop()
-    raise HostError(f"the simulator of {task} raised while it was stepped:\n{text.rstrip()}")
+        text = _failures.pop()
+    raise HostError(text)

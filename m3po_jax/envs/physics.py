@@ -105,6 +105,15 @@ def body_of(environment: base.Environment) -> AnyBody | None:
     return body
 
 
+def on_host(environments: Sequence[Any]) -> bool:
+    """Whether any of these, as `MultiTaskEnv.environments` has them, has physics on the host."""
+    return any(
+        isinstance(repeated, wrappers.ActionRepeat)
+        and isinstance(body_of(repeated.environment), host.HostBody)
+        for repeated in environments
+    )
+
+
 def groups(environments: Sequence[base.Environment]) -> tuple[tuple[int, ...], ...]:
     """Which environments are computed together.
 
@@ -180,11 +189,7 @@ def step(
 
 def _alone(environments: Sequence[Any]) -> bool:
     """Whether nothing is to be joined; the rows of a host's task are, into one callback."""
-    if len(environments) > 1:
-        return False
-    first = environments[0]
-    is_repeated = isinstance(first, wrappers.ActionRepeat)
-    return not (is_repeated and isinstance(body_of(first.environment), host.HostBody))
+    return len(environments) == 1 and not on_host(environments)
 
 
 def _together(functions: Sequence[Callable], arguments: Sequence[tuple]) -> list[Any]:

@@ -14,6 +14,7 @@ from m3po_jax.learning.state import AgentState
 from m3po_jax.training import scores, sharding
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.experiment import Experiment, restore_run
+from m3po_jax.training.iteration import raise_failure
 
 # Evaluations draw from a stream of their own, which training never touches.
 _EVALUATION_STREAM = 0x5EED
@@ -49,6 +50,7 @@ class Evaluator:
         key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
         self.prepare(agent, policy=policy)()
         result: Episodes = jax.device_get(self._programs[policy](agent, key))
+        raise_failure(self._env)
         tasks = {}
         for index, spec in enumerate(self._env.specs):
             rows = np.flatnonzero(self._env.task_id == index)[: self._episodes]

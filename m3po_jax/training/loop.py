@@ -12,16 +12,16 @@ import jax
 import numpy as np
 
 from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
+from m3po_jax.envs.host import HostError
 from m3po_jax.learning import model_error
 from m3po_jax.learning.metrics import SKIPPED
 from m3po_jax.learning.state import TrainState
-from m3po_jax.learning.train_step import make_train_step
-from m3po_jax.ops import checks
 from m3po_jax.training import processes, sharding
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import Experiment, description, make_experiment
 from m3po_jax.training.fault import FaultWatch
+from m3po_jax.training.iteration import Iteration, Step, raise_failure
 from m3po_jax.training.scores import evaluation_table
 from m3po_jax.workdir.checkpoint import Checkpointer, lost_checkpoints
 from m3po_jax.workdir.folder import forget_overwritten, holds_metrics
@@ -32,7 +32,6 @@ from m3po_jax.workdir.progress import Progress
 # Sums over the iterations that one line of metrics.csv covers; the other metrics are averaged.
 _SUMMED = ("rollout/episodes", "rollout/faults", SKIPPED)
 _MODEL_ERROR_STREAM = 0xE4404
-Step = Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def train_and_evaluate(
@@ -61,6 +60,7 @@ def train_and_evaluate(
 
     Raises:
         CheckpointError: A checkpoint cannot be read or written, or all were removed.
+        HostError: A simulator on the host raised; the run is saved as it was before.
         MetricsError: A metrics file is damaged, of another version or cannot be written.
         NumericsError: Losses or gradients were not finite too many iterations in a row, or with
             `debug` an assertion failed.
@@ -105,6 +105,7 @@ class _Run:
     ):
         config = experiment.config
         self._workdir = workdir
+        self._pending: list[dict[str, jax.Array]] = []
         self._faults = FaultWatch(workdir, limit=config.train.max_skipped_updates)
         self._experiment = experiment
         self._checkpointer = checkpointer
@@ -126,6 +127,7 @@ class _Run:
             progress.say("Compiling the start state ...")
             start = self._timed("the start state", functools.partial(compile_program, init))
             self._state: TrainState = jax.block_until_ready(start(key))
+            raise_failure(experiment.env)
             processes.wait_for_all("the start state")
             self._iteration, self._wall_before = 0, 0.0
         else:
@@ -169,25 +171,33 @@ class _Run:
             self._evaluate(evaluator)
             return
         step = self._compile(evaluator, debug=debug)
+        try:
+            self._iterate(step, evaluator, stop)
+        except HostError as error:
+            self._log()
+            self._save()
+            saved = f"All before it is saved, at {self.env_steps:,} env steps"
+            raise HostError(f"{error}\n{saved}; mend it, and the same command goes on.") from error
+
+    def _iterate(self, step: Step, evaluator: Evaluator, stop: Callable[[], bool]) -> None:
+        cfg = self._experiment.config.train
         if self.lacks_evaluation:
             self._evaluate(evaluator)
         stopping = processes.any_of(stop())
-        pending: list[dict[str, jax.Array]] = []
         while not (self.finished or stopping):
             suspicious = self._faults.suspicious
             if suspicious:
                 self._faults.save_state(self._iteration, self._state, self._meta())
             self._state, metrics = step(self._state)
             self._iteration += 1
-            pending.append(metrics)
+            self._pending.append(metrics)
             if suspicious:
                 self._faults.judge(jax.device_get(metrics))
             stopping = processes.any_of(stop())
             save = stopping or self._due(cfg.checkpoint_every)
             # What a checkpoint covers is written before it, or a resume would leave a gap.
             if save or self._iteration % cfg.log_every == 0:
-                self._log(jax.device_get(pending))
-                pending = []
+                self._log()
             # A stop does not wait for an evaluation: the resumed run does it.
             if self._due(cfg.eval_every) and not stopping:
                 self._evaluate(evaluator)
@@ -209,14 +219,9 @@ class _Run:
         policy = self._experiment.config.train.eval_policy
         agent, replay = self._state.agent, self._state.replay
         self._progress.say("Tracing the programs of training and evaluation ...")
-        train_step: Any
-        if debug:
-            # It keeps the state before, so nothing is donated.
-            train_step = jax.jit(checks.checked(make_train_step(self._experiment)))
-        else:
-            train_step = sharding.shard_train_step(self._experiment.mesh, self._experiment)
+        iteration = Iteration(self._experiment, self._state, debug=debug)
         programs: dict[str, Callable[[], Any]] = {
-            "the training step": functools.partial(compile_program, train_step.lower(self._state)),
+            **iteration.programs,
             "the evaluation": evaluator.prepare(agent, policy=policy),
         }
         if self._experiment.config.has_model:
@@ -230,7 +235,7 @@ class _Run:
             compiled = dict(zip(programs, results, strict=True))
         processes.wait_for_all("compiling")
         self._model_errors = compiled.get("the model's errors", self._model_errors)
-        step = compiled["the training step"]
+        step = iteration.bind(compiled)
         return functools.partial(self._checked, step) if debug else step
 
     def _checked(
@@ -238,6 +243,7 @@ class _Run:
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """A step with its assertions; the first that fails ends the run."""
         error, result = step(state)
+        raise_failure(self._experiment.env)
         if (what := error.get()) is not None:
             self._faults.end(self._iteration, state, self._meta(), what)
         return result
@@ -258,7 +264,11 @@ class _Run:
     def _save(self) -> None:
         self._checkpointer.save(self._iteration, self._state, self._meta())
 
-    def _log(self, metrics: Sequence[Mapping[str, np.ndarray]]) -> None:
+    def _log(self) -> None:
+        metrics = jax.device_get(self._pending)
+        self._pending = []
+        if not metrics:
+            return
         names = [spec.name for spec in self._experiment.env.specs]
         self._faults.note(metrics)
         now = time.monotonic()

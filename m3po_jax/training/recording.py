@@ -18,6 +18,7 @@ from m3po_jax.learning.state import AgentState
 from m3po_jax.networks.factory import Networks
 from m3po_jax.planning import warm_start
 from m3po_jax.training.experiment import restore_run
+from m3po_jax.training.iteration import raise_failure
 from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_context
 
 
@@ -120,6 +121,7 @@ def record_episode(
         policy=policy,
     )
     steps: _Step = jax.device_get(jax.jit(play)(state.agent, jax.random.key(seed)))
+    raise_failure(env)
     length = int(np.sum(steps.alive))
     cut = jax.tree.map(lambda x: x[:length], steps)
     spec = experiment.env.specs[index]

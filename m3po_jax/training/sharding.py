@@ -85,16 +85,18 @@ def choose_devices(config: Config) -> Devices:
 
 def placed(mesh: Devices, shapes: TrainState) -> TrainState:
     """The state's shapes with the place of each leaf, as `jax.ShapeDtypeStruct`s."""
+    state: TrainState = _placed(mesh, _STATE.replace(agent=_kept(mesh, shapes.agent)), shapes)
+    return state
 
+
+def _placed(mesh: Devices, specs: Any, shapes: Any) -> Any:
     def place(spec: P, part: Any) -> Any:
         sharding = NamedSharding(mesh, spec)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
         )
 
-    specs = _STATE.replace(agent=_kept(mesh, shapes.agent))
-    state: TrainState = jax.tree.map(place, specs, shapes, is_leaf=lambda x: isinstance(x, P))
-    return state
+    return jax.tree.map(place, specs, shapes, is_leaf=lambda x: isinstance(x, P))
 
 
 def _kept(mesh: Devices, agent: AgentState) -> AgentState:
@@ -168,27 +170,57 @@ def shard_collect(mesh: Devices, parts: Parts) -> Callable[[TrainState], Collect
     return collect_here
 
 
-def shard_train_step(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
-    """One compiled training iteration `state -> (state, metrics)` over all devices of the mesh.
+def shard_collect_alone(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
+    """A compiled `TrainState -> Collected` over all devices; the state is kept."""
+    return jax.jit(shard_collect(mesh, parts), out_shardings=_shardings(mesh, _COLLECTED))
 
-    The state is donated. Learning is checked by JAX's types: what must be equal on all devices
-    provably is.
+
+def placed_collected(mesh: Devices, shapes: Collected) -> Collected:
+    """Shapes of what was collected with the place of each leaf."""
+    collected: Collected = _placed(mesh, _COLLECTED, shapes)
+    return collected
+
+
+def shard_learn_alone(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
+    """A compiled `(TrainState, Collected) -> (TrainState, Metrics)` over all devices.
+
+    The state is donated.
     """
-    kept, inside = _specs(mesh, parts)
+    return jax.jit(
+        _shard_learn(mesh, parts),
+        donate_argnums=0,
+        out_shardings=_shardings(mesh, (_specs(mesh, parts)[0], _EVERYWHERE)),
+    )
+
+
+def _shard_learn(mesh: Devices, parts: Parts) -> Callable[..., Any]:
+    """The learning part of an iteration, not compiled.
+
+    It is checked by JAX's types: what must be equal on all devices provably is.
+    """
+    _, inside = _specs(mesh, parts)
     num_parts = mesh.shape[_FSDP]
     optimizers = Optimizers(*(in_parts(one, num_parts, _FSDP) for one in parts.optimizers))
-    collect_here = shard_collect(mesh, parts)
     share = dataclasses.replace(_share(mesh, parts), optimizers=optimizers)
-    learn_here = jax.shard_map(
+    learn_here: Callable[..., Any] = jax.shard_map(
         functools.partial(learn, parts=share),
         mesh=mesh,
         in_specs=(inside, _COLLECTED),
         out_specs=(inside, _EVERYWHERE),
     )
+    return learn_here
+
+
+def shard_train_step(mesh: Devices, parts: Parts) -> jax.stages.Wrapped:
+    """One compiled training iteration `state -> (state, metrics)` over all devices of the mesh.
+
+    The state is donated.
+    """
+    collect_here, learn_here = shard_collect(mesh, parts), _shard_learn(mesh, parts)
     return jax.jit(
         lambda state: learn_here(state, collect_here(state)),
         donate_argnums=0,
-        out_shardings=_shardings(mesh, (kept, _EVERYWHERE)),
+        out_shardings=_shardings(mesh, (_specs(mesh, parts)[0], _EVERYWHERE)),
     )
 
 
