@@ -1,4 +1,4 @@
-"""The smallest agent on tasks with physics on the host."""
+"""The smallest agent, one without a model, on tasks with physics on the host."""
 
 from tests.integration import tiny_config
 
@@ -9,4 +9,13 @@ def get_config():
         "tests.integration.host_tasks:Falling",
         "dmc/PendulumSwingup?impl=c&episode_length=16&action_repeat=2",
     )
+    config.network.encoder = "observation"
+    config.policy.data = "real"
+    config.policy.minibatches = 1
+    config.planner.collect = False
+    config.exploration.beta_start = 0.0
+    config.exploration.beta_end = 0.0
+    config.train.eval_policy = "prior"
+    config.train.warmup_env_steps = 0
+    config.train.updates_per_transition = 0.0
     return config

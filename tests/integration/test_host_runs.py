@@ -1,5 +1,6 @@
 """Whole runs with physics on the host: stopped, killed and failing ones, on one device and two."""
 
+import re
 import signal
 
 import pytest
@@ -43,14 +44,12 @@ def test_stopped_and_killed_it_ends_bit_equal(environment, num_devices, tmp_path
     runs.assert_same_end(folder, whole)
 
 
-def test_what_a_simulator_raises_is_shown_with_its_task_and_the_run_is_saved(
-    environment, tmp_path
-):
+def test_what_a_simulator_raises_is_shown_with_its_task_and_the_run_is_saved(environment, tmp_path):
     task = "--config.tasks=tests.integration.host_tasks:Raising"
     for _ in range(2):
         code, _, err = runs.finish(train(environment, tmp_path, 2, task))
         assert code == RAISED, err
         assert "error: tests/Falling: its simulator raised ValueError: falls faster" in err
         assert err.count("error: ") == 1 and "in _run" in err
-        assert "All before it is saved, at 16 env steps" in err
-        assert runs.saved(tmp_path)[1] == 16
+        (saved,) = re.findall(r"All before it is saved, at (\d+) env steps", err)
+        assert runs.saved(tmp_path)[1] == int(saved) > 0
