@@ -1,0 +1,1 @@
+"""A mutation check: planted one-line errors that the tests must find."""
