@@ -1,0 +1,184 @@
+"""How collecting and evaluating join planner and environments, by a spy for the planner."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m3po_jax.config import from_config_dict
+from m3po_jax.envs import base
+from m3po_jax.learning import episodes, rollout
+from m3po_jax.planning import mppi
+from m3po_jax.training.experiment import make_experiment
+from tests.integration.tiny_config import get_config
+
+HORIZON = 3
+# What the spy plans in every step; shifted, it is (2, 3, 0).
+PLAN = np.array([1.0, 2.0, 3.0], np.float32)
+
+
+class EndsAfter:
+    """Pays 1 in every step and terminates after `steps` of them."""
+
+    observation_size, action_size, episode_length, can_terminate = 1, 1, 8, True
+    steps = 2
+
+    def reset(self, key):
+        del key
+        return self._state(jnp.zeros(1), 0.0)
+
+    def step(self, state, action):
+        return self._state(state.physics + 1.0, 1.0)
+
+    def _state(self, x, reward):
+        termination = (x[0] >= self.steps).astype(jnp.float32)
+        return base.EnvState(
+            physics=x, observation=x, reward=jnp.float32(reward), termination=termination
+        )
+
+
+class EndsLater(EndsAfter):
+    """Lives on while the other task has been reset already."""
+
+    steps = 5
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    tree = get_config()
+    tree.tasks = tuple(f"{__name__}:{kind.__name__}" for kind in (EndsAfter, EndsLater))
+    tree.env.num_envs, tree.env.action_repeat, tree.env.unroll_length = 1, 1, 6
+    tree.planner.horizon = HORIZON
+    tree.train.num_devices = 1
+    return make_experiment(from_config_dict(tree))
+
+
+class Spy:
+    """Plans `PLAN` and keeps what it was asked with: plans and keys of each step, and options."""
+
+    def __init__(self, monkeypatch, name="planned_actions"):
+        self.plans, self.keys, self.options = [], [], []
+        monkeypatch.setattr(rollout, name, self)
+
+    def __call__(self, networks, agent, rows, observation, plan_mean, keys, **options):
+        self.options.append(options)
+        jax.debug.callback(self._note, plan_mean, jax.random.key_data(keys), ordered=True)
+        zeros = jnp.zeros((*plan_mean.shape[:1], plan_mean.shape[-1]))
+        plan = jnp.broadcast_to(PLAN[:, None], plan_mean.shape)
+        return rollout.Actions(zeros, zeros, zeros, plan, zeros[:, 0])
+
+    def _note(self, plan_mean, keys):
+        self.plans.append(np.asarray(plan_mean)[..., 0])
+        self.keys.append(np.asarray(keys))
+
+
+def agent_of(experiment):
+    return jax.jit(experiment.init)(jax.random.key(0))
+
+
+def test_an_evaluation_counts_first_episodes_alone_and_plans_on(experiment, monkeypatch):
+    spy = Spy(monkeypatch)
+    play = functools.partial(episodes.evaluate, parts=experiment, policy="planner")
+    result = jax.jit(play)(agent_of(experiment).agent, jax.random.key(1))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(result.returns, [2.0, 5.0])
+    np.testing.assert_array_equal(result.lengths, [2, 5])
+    assert all(options["explore"] is False and options["beta"] is None for options in spy.options)
+    shifted, none = [2.0, 3.0, 0.0], [0.0, 0.0, 0.0]
+    np.testing.assert_array_equal(
+        spy.plans,
+        [
+            [none, none],
+            [shifted, shifted],
+            [none, shifted],  # the first task has ended: its plan starts anew
+            [shifted, shifted],
+            [none, shifted],
+        ],
+    )
+    assert len(np.unique(np.reshape(spy.keys, (-1, 2)), axis=0)) == 10  # 5 steps of 2 rows
+
+
+def test_the_policy_alone_is_evaluated_at_its_mean(experiment, monkeypatch):
+    spy = Spy(monkeypatch, "prior_actions")
+    play = functools.partial(episodes.evaluate, parts=experiment, policy="prior")
+    jax.eval_shape(play, agent_of(experiment).agent, jax.random.key(1))
+    assert spy.options and all(options == {"explore": False} for options in spy.options)
+
+
+def collected(experiment, *, beta=None):
+    state = agent_of(experiment)
+    # Every episode starts here.
+    start = state.rollout.replace(env=experiment.env.init(jax.random.key(2), stagger=False))
+    unroll = functools.partial(
+        rollout.collect, experiment.env, parts=experiment, beta=beta, random=jnp.array(False)
+    )
+    result = jax.jit(unroll)(state.agent, start, jax.random.key(3))
+    jax.effects_barrier()
+    return result
+
+
+def test_an_unroll_plans_on_and_an_environment_may_end_twice_in_it(experiment, monkeypatch):
+    spy = Spy(monkeypatch)
+    end, trajectory, timesteps, _ = collected(experiment, beta=jnp.full((), 0.5))
+    assert all(options["explore"] is True for options in spy.options)
+    assert all(options["beta"] is not None for options in spy.options)
+    shifted, none = [2.0, 3.0, 0.0], [0.0, 0.0, 0.0]
+    first = [none, shifted, none, shifted, none, shifted]  # it ends after 2, 4 and 6 steps
+    second = [none, *[shifted] * 4, none]  # and this one after 5
+    np.testing.assert_array_equal(np.swapaxes(spy.plans, 0, 1), [first, second])
+    np.testing.assert_array_equal(end.plan_mean[..., 0], [none, shifted])
+    assert len(np.unique(np.reshape(spy.keys, (-1, 2)), axis=0)) == 12
+    np.testing.assert_array_equal(trajectory.termination[:, 0], [0, 1, 0, 1, 0, 1])
+    # The true successor, and the reset observation in the row after it.
+    np.testing.assert_array_equal(trajectory.next_observation[:, 0, 0], [1, 2, 1, 2, 1, 2])
+    np.testing.assert_array_equal(trajectory.observation[:, 0, 0], [0, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(trajectory.reward, np.ones((6, 2)))
+    complete = np.asarray(timesteps.episode_complete)
+    np.testing.assert_array_equal(timesteps.episode_return[complete > 0.0], [2.0, 2.0, 5.0, 2.0])
+
+
+def test_without_a_planner_the_policy_draws(experiment, monkeypatch):
+    planner = dataclasses.replace(experiment.config.planner, collect=False)
+    config = dataclasses.replace(experiment.config, planner=planner)
+    spy = Spy(monkeypatch, "prior_actions")
+    collected(dataclasses.replace(experiment, config=config))
+    assert spy.options and all(options == {"explore": True} for options in spy.options)
+
+
+def planned(experiment, agent, monkeypatch, what, **options):
+    """First actions `[B]` of plans in which `what(keywords of the planner)` is the action."""
+
+    def plan(model, z, context, plan_mean, key, **keywords):
+        u = jnp.broadcast_to(what(keywords, z, context), (experiment.env.action_size,))
+        zeros = jnp.zeros_like(u)
+        return mppi.Plan(u, u, zeros, plan_mean, plan_mean, zeros, zeros[0])
+
+    monkeypatch.setattr(rollout.mppi, "mppi_plan", plan)
+    env = experiment.env
+    observation = jnp.zeros((env.batch_size, env.observation_size))
+    plan_mean = jnp.zeros((env.batch_size, HORIZON, env.action_size))
+    keys = jax.random.split(jax.random.key(0), env.batch_size)
+    args = (experiment.networks, agent, env, observation, plan_mean, keys)
+    actions = rollout.planned_actions(
+        *args, explore=True, config=experiment.config, **{"beta": None, **options}
+    )
+    return np.asarray(actions.u)[:, 0]
+
+
+def with_scale(agent, mean, weight):
+    scale = agent.statistics.plan_scale.replace(mean=jnp.array(mean), weight=jnp.array(weight))
+    return agent.replace(statistics=agent.statistics.replace(plan_scale=scale))
+
+
+def test_each_environment_plans_with_scale_and_discount_of_its_task(experiment, monkeypatch):
+    agent = with_scale(agent_of(experiment).agent, [3.0, 7.0], [0.5, 0.5])
+    scale = planned(experiment, agent, monkeypatch, lambda given, z, c: given["return_scale"])
+    np.testing.assert_array_equal(scale, [3.0, 7.0])
+    discount = planned(experiment, agent, monkeypatch, lambda given, z, c: given["discount"])
+    np.testing.assert_allclose(discount, experiment.env.discount)
+    unknown = with_scale(agent, [0.0, 7.0], [0.0, 0.5])
+    scale = planned(experiment, unknown, monkeypatch, lambda given, z, c: given["return_scale"])
+    np.testing.assert_array_equal(scale, [1.0, 7.0])
