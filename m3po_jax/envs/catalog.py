@@ -202,6 +202,8 @@ def unavailable(suite: str) -> str | None:
     """Why the tasks of a suite cannot be made here and what to do, or `None`; imports nothing."""
     if suite == "metaworld":
         return installed.unavailable()
+    if suite == "gym" and importlib.util.find_spec("gymnasium") is None:
+        return "the package gymnasium is not installed; pip install 'm3po_jax[gymnasium]'"
     module = _MODULES.get(suite)
     if module is None:
         return None

@@ -27,6 +27,8 @@ PLAYGROUND_IMPLS = ("jax", "warp")
 DMC_IMPLS = (*PLAYGROUND_IMPLS, "c")
 # Suite of tasks named by a dotted path.
 PYTHON = "python"
+# Suite of all that Gymnasium knows.
+GYM = "gym"
 # Suite of tasks that installed packages name.
 INSTALLED = "installed"
 # Brax's test environment has no physics and its swimmer has drag, which one backend models.
@@ -38,8 +40,8 @@ class TaskRequest:
     """A parsed task name.
 
     Attributes:
-        suite: A suite of the catalog, `python` for a user's own task, or `installed` for one of an
-            installed package.
+        suite: A suite of the catalog, `gym`, `python` for a user's own task, or `installed` for one
+            of an installed package.
         env_name: Name in the suite, or `package.module:Name`.
         options: Options that the name carries, checked and typed.
     """
@@ -99,7 +101,9 @@ def parse_task(name: str) -> TaskRequest:
     """
     base_name, _, query = name.partition("?")
     suite, _, env_name = base_name.partition("/")
-    if ":" in base_name:
+    if suite == GYM:
+        check_available(TaskRequest(GYM, env_name))
+    elif ":" in base_name:
         suite, env_name = PYTHON, base_name
         _check_importable(base_name)
     elif env_name not in CATALOG.get(suite, {}):
@@ -275,6 +279,10 @@ def make_env(request: TaskRequest) -> "base.Environment":
         from m3po_jax.envs.metaworld import environment
 
         return environment.MetaWorldEnvironment(name)
+    if request.suite == GYM:
+        from m3po_jax.envs import gym_adapter
+
+        return gym_adapter.GymEnvironment(name)
     from m3po_jax.envs import toy
 
     return toy.make(name)

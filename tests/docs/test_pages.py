@@ -89,6 +89,24 @@ def test_the_newcomers_task_is_an_environment(tmp_path, monkeypatch):
     assert steps.reward[0].min() > 0.0
 
 
+def test_the_environment_of_the_gymnasium_page_is_a_task(tmp_path, monkeypatch):
+    code, config = blocks("howto/gymnasium_training.md", "python")
+    (tmp_path / "slope.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {}
+    exec(config, names)
+    config = m3po_jax.from_config_dict(names["get_config"]())
+    m3po_jax.validate(config)
+    env = registry.make(config.tasks, config.env)
+    state, pool = env.init(jax.random.key(0), stagger=False), env.draw_resets(jax.random.key(1))
+    # without force it rolls down and falls off, at first slowly
+    actions = -jnp.ones((30, env.batch_size, 1))
+    _, steps = jax.lax.scan(lambda s, a: env.step(s, pool, a), state, actions)
+    assert steps.termination.any(axis=0).all()
+    assert (steps.valid == 1.0).all()
+    assert steps.reward[0].min() > 0.0
+
+
 def test_the_newcomers_package_names_the_task_of_the_page():
     (block,) = blocks("first-task.md", "toml")
     points = tomllib.loads(block)["project"]["entry-points"]
