@@ -5,6 +5,7 @@ m3po-tasks [--suite=dmc|brax|playground|toy|metaworld|installed] [--json]
 --suite=NAME  only this suite; installed: tasks of other packages
 --json        prints one line of JSON per task instead of the table
 
+Any Gymnasium environment with continuous actions is a task too, such as gym/Pendulum-v1.
 A task of your own is named by its dotted path, such as my_package.envs:Reach.
 """
 
@@ -30,6 +31,7 @@ def main() -> None:
         {
             "task": f"{suite}/{name}",
             **facts._asdict(),
+            "physics": registry.physics_of(suite, name),
             "reference": scores.references(f"{suite}/{name}"),
             "available": reasons[suite] is None,
         }
@@ -37,7 +39,7 @@ def main() -> None:
         for name, facts in catalog.CATALOG.get(suite, {}).items()
     ]
     installed = entry_points.entry_point_tasks() if registry.INSTALLED in suites else {}
-    unknown = dict.fromkeys((*catalog.TaskFacts._fields, "reference"))
+    unknown = {**dict.fromkeys((*catalog.TaskFacts._fields, "reference")), "physics": ()}
     for task in installed.values():
         records.append({"task": task.name, **unknown, "available": task.problem is None})
         reasons[task.origin] = task.problem
@@ -49,7 +51,7 @@ def main() -> None:
     table.add_column("task", no_wrap=True)
     for column in ("observation", "action", "episode", "score 0", "score 1"):
         table.add_column(column, justify="right", no_wrap=True)
-    for column in ("terminates", "available"):
+    for column in ("terminates", "physics", "available"):
         table.add_column(column, no_wrap=True)
     for record in records:
         low, high = record["reference"] or (None, None)
@@ -57,8 +59,9 @@ def main() -> None:
         numbers = ["?" if size is None else str(size) for size in sizes]
         numbers += ["-" if bound is None else f"{bound:g}" for bound in (low, high)]
         words = {True: "yes", False: "no", None: "?"}
-        yes = [words[record[key]] for key in ("can_terminate", "available")]
-        table.add_row(record["task"], *numbers, *yes)
+        terminates, available = (words[record[key]] for key in ("can_terminate", "available"))
+        physics = ", ".join(record["physics"]) or "-"
+        table.add_row(record["task"], *numbers, terminates, physics, available)
     # At its full width, also in a pipe: a narrow terminal wraps lines rather than cutting names.
     rich.console.Console(width=_ENDLESS).print(table)
     for suite, reason in reasons.items():

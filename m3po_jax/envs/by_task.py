@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m3po_jax.envs import base, wrappers
+from m3po_jax.envs import base, host, physics, wrappers
 from m3po_jax.envs.multitask import MultiTaskEnv, MultiTaskState, Timestep
 from m3po_jax.envs.placement import Placement
 from m3po_jax.types import BatchLayout
@@ -198,7 +198,16 @@ def step_costs(env: MultiTaskEnv) -> tuple[float, ...]:
         return _numbers_computed(jax.make_jaxpr(environment.step)(state, action).jaxpr)
 
     each = map(cost, env.environments, env.state_shapes)
-    return tuple(n * one for n, one in zip(env.num_envs, each, strict=True))
+    hidden = map(_cost_on_host, env.environments)
+    return tuple(n * (c + h) for n, c, h in zip(env.num_envs, each, hidden, strict=True))
+
+
+def _cost_on_host(environment: base.Environment) -> float:
+    """What the callbacks of one agent step cost, which a trace does not show."""
+    if not isinstance(environment, wrappers.ActionRepeat):
+        return 0.0
+    body = physics.body_of(environment.environment)
+    return environment.num_repeats * body.cost if isinstance(body, host.HostBody) else 0.0
 
 
 def _numbers_computed(jaxpr: Any) -> float:

@@ -9,8 +9,8 @@ import numpy as np
 from m3po_jax.envs import base, gym_simulator, host, physics
 from m3po_jax.envs.user_tasks import EPISODE_LENGTH
 
-# A step in Python takes about as long as one of C MuJoCo with so many substeps and joints.
-_COST = 100.0
+# Of a step in Python with its snapshots.
+_MICROSECONDS = 200.0
 
 
 class GymEnvironment:
@@ -43,7 +43,7 @@ class GymEnvironment:
         self.observation_size = first.observation_size
         self.action_size = first.action_size
         self.episode_length = first.episode_length or EPISODE_LENGTH
-        self.body = host.HostBody(cost=_COST)
+        self.body = host.HostBody(host.step_cost(_MICROSECONDS))
         words, seen = first.words, first.observation_size
         self._words = words
         self._reset = host.HostCall(task, words, 1, words + seen, self._run_resets)

@@ -71,7 +71,7 @@ class CPhysics:
         """
         self.task = task
         self._model = environment.mj_model
-        self._body = host.HostBody(step_cost(self._model, environment.n_substeps))
+        self._body = host.HostBody(host.mujoco_cost(self._model.nv, environment.n_substeps))
         data = mujoco.MjData(self._model)
         self._shapes = {name: _shape(data, name) for name in (*_SETTABLE, *_COMPUTED)}
         start = np.empty(mujoco.mj_stateSize(self._model, _STATE))
@@ -280,14 +280,6 @@ def as_float64(x: jax.Array) -> jax.Array:
     wide = jnp.where((bits & 0x7FFFFFFF) == 0, jnp.uint32(0), wide)
     high = sign | (wide << 20) | (fraction >> 3)
     return jnp.stack([fraction << 29, high], axis=-1).reshape(-1)
-
-
-def step_cost(model: mujoco.MjModel, n_substeps: int) -> float:
-    """Estimated cost of a control step of one environment, in the unit of `by_task.step_costs`.
-
-    Seconds would differ between processes, and with them who steps what.
-    """
-    return float(n_substeps * model.nv)
 
 
 def _sizes(model: mujoco.MjModel) -> list[tuple[int, int]]:

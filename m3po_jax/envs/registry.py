@@ -190,6 +190,11 @@ def _choices(suite: str, env_name: str) -> dict[str, tuple[str, ...]]:
     return {"backend": backends} if backends else {}
 
 
+def physics_of(suite: str, env_name: str) -> tuple[str, ...]:
+    """Returns the choices of a task's physics, the default first; none where there is no choice."""
+    return next(iter(_choices(suite, env_name).values()), ())
+
+
 def _check_importable(target: str) -> None:
     """Refuses `package.module:Name` where there is no such module; imports its packages only."""
     module, _, attribute = target.partition(":")

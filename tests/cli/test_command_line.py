@@ -217,6 +217,7 @@ def test_tasks_are_listed_without_loading_a_simulator():
         "action_size": 8,
         "episode_length": 1000,
         "can_terminate": True,
+        "physics": ["spring", "generalized", "positional", "mjx"],
         "reference": records[0]["reference"],
         "available": True,
     }

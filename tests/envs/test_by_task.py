@@ -151,3 +151,18 @@ def test_the_text_names_devices_and_the_dearest():
     assert "by_task: the most expensive device has 1." in text
     assert "device 0, " in text and "test/Mixed" in text.splitlines()[1]
     assert "each of 2 devices steps 1/2" in by_task.placement_text(env, None, 2)
+
+
+def test_what_a_callback_computes_is_counted():
+    def cost(*names):
+        settings = config.EnvConfig(num_envs=2, action_repeat=2)
+        return by_task.step_costs(registry.make(names, settings))
+
+    pendulum, walker, gym = cost(
+        "dmc/PendulumSwingup?impl=c", "dmc/WalkerWalk?impl=c", "gym/Pendulum-v1"
+    )
+    (mjx_walker,) = cost("dmc/WalkerWalk?impl=jax")
+    assert 2.0 * pendulum < walker < mjx_walker
+    assert gym > walker
+    (twice,) = cost("dmc/WalkerWalk?impl=c&action_repeat=4")
+    np.testing.assert_allclose(twice, 2.0 * walker, rtol=0.01)

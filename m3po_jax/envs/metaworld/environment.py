@@ -60,7 +60,7 @@ class MetaWorldEnvironment:
         self._sizes = (state, state + fixed)
         self._call_step = host.HostCall(task, state, state + _ACTION, state + reads, self._run_step)
         self._call_start = host.HostCall(task, 0, 1, state + fixed + _OBSERVATION, self._run_start)
-        self.body = host.HostBody(float(SUBSTEPS * self._simulator.model.nv))
+        self.body = host.HostBody(host.mujoco_cost(self._simulator.model.nv, SUBSTEPS))
 
     def reset(self, key: jax.Array) -> base.GoalState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
