@@ -191,7 +191,7 @@ def _choices(suite: str, env_name: str) -> dict[str, tuple[str, ...]]:
 
 
 def physics_of(suite: str, env_name: str) -> tuple[str, ...]:
-    """Returns the choices of a task's physics, the default first; none where there is no choice."""
+    """Returns the choices of a task's physics, the default first; empty where there is one only."""
     return next(iter(_choices(suite, env_name).values()), ())
 
 

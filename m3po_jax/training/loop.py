@@ -177,7 +177,7 @@ class _Run:
             self._log()
             self._save()
             saved = f"All before it is saved, at {self.env_steps:,} env steps"
-            raise HostError(f"{error}\n{saved}; mend it, and the same command goes on.") from error
+            raise HostError(f"{error}\n{saved}; fix it and run the same command.") from error
 
     def _iterate(self, step: Step, evaluator: Evaluator, stop: Callable[[], bool]) -> None:
         cfg = self._experiment.config.train

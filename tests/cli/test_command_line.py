@@ -216,6 +216,7 @@ def test_tasks_are_listed_without_loading_a_simulator():
         "observation_size": 27,
         "action_size": 8,
         "episode_length": 1000,
+        "control_step": 0.05,
         "can_terminate": True,
         "physics": ["spring", "generalized", "positional", "mjx"],
         "reference": records[0]["reference"],
