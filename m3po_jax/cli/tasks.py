@@ -5,8 +5,8 @@ m3po-tasks [--suite=dmc|brax|playground|toy|metaworld|installed] [--json]
 --suite=NAME  only this suite; installed: tasks of other packages
 --json        prints one line of JSON per task instead of the table
 
-Any Gymnasium environment with continuous actions is a task too, such as gym/Pendulum-v1.
-A task of your own is named by its dotted path, such as my_package.envs:Reach.
+Gymnasium environments are named by their ids, such as gym/Pendulum-v1, and a task of your own by
+its dotted path, such as my_package.envs:Reach.
 """
 
 import json
@@ -44,24 +44,22 @@ def main() -> None:
         records.append({"task": task.name, **unknown, "available": task.problem is None})
         reasons[task.origin] = task.problem
     if FLAGS.json:
-        for record in records:
-            print(json.dumps(record))
+        print("\n".join(json.dumps(record) for record in records))
         return
     table = rich.table.Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("task", no_wrap=True)
-    for column in ("observation", "action", "episode", "score 0", "score 1"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("terminates", "physics", "available"):
-        table.add_column(column, no_wrap=True)
+    for name in ("observation", "action", "episode", "score 0", "score 1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("terminates", "physics", "available"):
+        table.add_column(name, no_wrap=True)
     for record in records:
         low, high = record["reference"] or (None, None)
         sizes = (record["observation_size"], record["action_size"], record["episode_length"])
         numbers = ["?" if size is None else str(size) for size in sizes]
         numbers += ["-" if bound is None else f"{bound:g}" for bound in (low, high)]
         words = {True: "yes", False: "no", None: "?"}
-        terminates, available = (words[record[key]] for key in ("can_terminate", "available"))
-        physics = ", ".join(record["physics"]) or "-"
-        table.add_row(record["task"], *numbers, terminates, physics, available)
+        yes = [words[record[key]] for key in ("can_terminate", "available")]
+        table.add_row(record["task"], *numbers, yes[0], ", ".join(record["physics"]), yes[1])
     # At its full width, also in a pipe: a narrow terminal wraps lines rather than cutting names.
     rich.console.Console(width=_ENDLESS).print(table)
     for suite, reason in reasons.items():
