@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,7 +77,11 @@ class CPhysics:
         self._shapes = {name: _shape(data, name) for name in (*_SETTABLE, *_COMPUTED)}
         start = np.empty(mujoco.mj_stateSize(self._model, _STATE))
         mujoco.mj_getState(self._model, data, start, _STATE)
-        self._start = start.view(np.uint32)
+        # Behind the state stands whose it is: one of a run with another model must not go unseen.
+        model_bytes = np.empty(mujoco.mj_sizeModel(self._model), np.uint8)
+        mujoco.mj_saveModel(self._model, None, model_bytes)
+        self._digest = np.uint32(zlib.crc32(model_bytes.tobytes()))
+        self._start = np.append(start.view(np.uint32), self._digest)
         whole = np.concatenate([np.full(n, part & _STATE) for part, n in _sizes(self._model)])
         self._columns = np.flatnonzero(whole)
         self._idle: dict[int, list[mujoco_batch.Batch]] = {}
@@ -111,7 +116,7 @@ class CPhysics:
 
     def place(self, data: mujoco.MjData, pose: Mapping[str, np.ndarray]) -> None:
         """Places the bodies."""
-        state = np.ascontiguousarray(pose["words"]).view(np.float64)
+        state = np.ascontiguousarray(pose["words"][:-1]).view(np.float64)
         mujoco.mj_setState(self._model, data, state, _STATE)
 
     def parts(self, words: np.ndarray) -> dict[str, np.ndarray]:
@@ -183,13 +188,18 @@ class CPhysics:
     def _run(self, rows: np.ndarray, *, n_substeps: int) -> np.ndarray:
         """Steps, or with no substeps a forward pass, of states with their controls `[n, ...]`."""
         number, state = len(rows), self._start.size
+        if np.any(rows[:, state - 1] != self._digest):
+            raise ValueError(
+                "the saved state is of another model than the task has now; install the versions "
+                "that config.json names, or start anew with --overwrite"
+            )
         idle = self._idle.setdefault(number, [])
         # A Batch serves one thread at a time; on several devices there are several.
         try:
             batch = idle.pop()
         except IndexError:
             batch = self._new_batch(number)
-        batch.state[:, self._columns] = np.ascontiguousarray(rows[:, :state]).view(np.float64)
+        batch.state[:, self._columns] = np.ascontiguousarray(rows[:, : state - 1]).view(np.float64)
         warnings = batch.warning[:, _FAULTS, 1].copy()
         try:
             if n_substeps:
@@ -203,6 +213,7 @@ class CPhysics:
         out = np.concatenate(
             [
                 np.ascontiguousarray(batch.state[:, self._columns]).view(np.uint32),
+                rows[:, state - 1 : state],
                 _as_float32([batch.bind(name) for name in self.crossing], faulty).view(np.uint32),
             ],
             axis=1,

@@ -139,6 +139,15 @@ def test_a_fault_stays_in_its_environment(capfd, monkeypatch, tmp_path):
     assert "CTRL" in "".join(capfd.readouterr())
 
 
+def test_a_state_of_another_model_is_refused():
+    call = _make("PendulumSwingup").backend.call(0)
+    start = np.array(jax.jit(_make("PendulumSwingup").reset)(jax.random.key(0)).physics[0])
+    assert np.isfinite(call.run(start[None])[0, start.size :].view(np.float32)).all()
+    start[-1] += 1
+    with pytest.raises(ValueError, match="of another model than the task has now"):
+        call.run(start[None])
+
+
 def test_what_does_not_cross_is_named():
     backend = _make("PendulumSwingup").backend
     kept = jnp.zeros(backend.call(0).state_words, jnp.uint32)
