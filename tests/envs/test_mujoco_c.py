@@ -148,6 +148,22 @@ def test_a_state_of_another_model_is_refused():
         call.run(start[None])
 
 
+def test_its_pose_places_the_bodies_as_the_state_says():
+    environment = _make("ReacherEasy")
+    state = jax.jit(environment.reset)(jax.random.key(5))
+    model = environment._env.mj_model
+    data = mujoco.MjData(model)
+    environment.backend.place(data, jax.device_get(environment.pose(state)))
+    mujoco.mj_forward(model, data)
+    np.testing.assert_allclose(data.qpos, state.observation[:2], atol=1e-6)
+    # The observation of a reset is older than the place of its target, as in Playground.
+    target = data.geom("target").xpos[:2]
+    assert 0.049 < np.linalg.norm(target) < 0.201
+    state = jax.jit(environment.step)(state, jnp.zeros(2))
+    toward = target - data.geom("finger").xpos[:2]
+    np.testing.assert_allclose(state.observation[2:4], toward, atol=1e-4)
+
+
 def test_what_does_not_cross_is_named():
     backend = _make("PendulumSwingup").backend
     kept = jnp.zeros(backend.call(0).state_words, jnp.uint32)
