@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from m3po_jax.config import ConfigError
 from m3po_jax.envs import base
 
 
@@ -32,7 +34,7 @@ class LibraryStates:
             observation_key: Which entry to take where the observation is a dictionary.
 
         Raises:
-            ValueError: If the observation, or the entry of it, is not one flat array.
+            ConfigError: If the observation, or the entry of it, is not one flat array.
         """
         self._can_terminate = can_terminate
         self._template = template
@@ -79,7 +81,7 @@ class ObservationPart:
             key: The entry of the dictionary.
 
         Raises:
-            ValueError: If there is no such entry, or it is not one flat array.
+            ConfigError: If there is no such entry, or it is not one flat array.
         """
         self._key = key
         part = template
@@ -87,18 +89,18 @@ class ObservationPart:
             if key not in template:
                 given = "no observation is chosen" if key is None else f"no observation {key!r}"
                 known = ", ".join(template)
-                raise ValueError(
+                raise ConfigError(
                     f"{name}: {given}, and there are several: {known}; choose one with "
                     f"?observation={next(iter(template))} behind the task's name"
                 )
             part = template[key]
         elif key is not None:
-            raise ValueError(
+            raise ConfigError(
                 f"{name}: the observation is no dictionary; leave out observation={key}"
             )
         if not hasattr(part, "shape") or len(part.shape) != 1:
             shape = getattr(part, "shape", type(part).__name__)
-            raise ValueError(f"{name}: the observation is not one flat array but {shape}")
+            raise ConfigError(f"task {name}: the observation is not one flat array but {shape}")
         self.size = int(part.shape[0])
 
     def of(self, observation: Any) -> jax.Array:
@@ -135,8 +137,8 @@ def like(tree: Any, template: Any) -> Any:
         ValueError: If the structure or a shape differs, or a cast would lose numbers.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    expected, expected_structure = jax.tree_util.tree_flatten_with_path(template)
-    if structure != expected_structure:
+    expected, _ = jax.tree_util.tree_flatten_with_path(template)
+    if jax.tree.structure(tree) != jax.tree.structure(template):
         raise ValueError(_structures_differ(leaves, expected))
     cast = [_cast(path, x, t) for (path, x), (_, t) in zip(leaves, expected, strict=True)]
     return jax.tree.unflatten(structure, cast)
@@ -160,7 +162,7 @@ def _cast(path: Any, x: Any, t: Any) -> jax.Array:
             "the same"
         )
     x = jnp.asarray(x)
-    if x.dtype == t.dtype and not x.weak_type:
+    if x.dtype == t.dtype and not getattr(x, "weak_type", False):  # typed keys have none
         return x
     if not _holds(t.dtype, x):
         raise ValueError(
@@ -174,4 +176,6 @@ def _holds(dtype: Any, x: jax.Array) -> bool:
     """Whether numbers like `x`, which may be Python's own, have a place in the dtype."""
     if x.weak_type:
         return bool(jnp.result_type(x, dtype) == dtype)
+    if jnp.issubdtype(x.dtype, jnp.integer) and jnp.issubdtype(dtype, jnp.integer):
+        return bool(np.can_cast(x.dtype, dtype))
     return bool(jnp.promote_types(x.dtype, dtype) == dtype)

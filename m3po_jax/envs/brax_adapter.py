@@ -64,7 +64,7 @@ class BraxEnvironment:
             observation_key: Which entry to take where the observation is a dictionary.
 
         Raises:
-            ValueError: If the observation, or the entry of it, is not one flat array.
+            ConfigError: If the observation, or the entry of it, is not one flat array.
         """
         self._env = environment
         first = jax.eval_shape(environment.reset, jax.random.key_data(jax.random.key(0)))
