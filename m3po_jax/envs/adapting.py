@@ -137,8 +137,9 @@ def like(tree: Any, template: Any) -> Any:
         ValueError: If the structure or a shape differs, or a cast would lose numbers.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    expected, _ = jax.tree_util.tree_flatten_with_path(template)
-    if jax.tree.structure(tree) != jax.tree.structure(template):
+    expected, expected_structure = jax.tree_util.tree_flatten_with_path(template)
+    structures: list[Any] = [structure, expected_structure]
+    if structures[0] != structures[1]:
         raise ValueError(_structures_differ(leaves, expected))
     cast = [_cast(path, x, t) for (path, x), (_, t) in zip(leaves, expected, strict=True)]
     return jax.tree.unflatten(structure, cast)

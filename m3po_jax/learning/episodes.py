@@ -22,6 +22,7 @@ class Episodes(NamedTuple):
     lengths: jax.Array  # [B] int32 agent steps
     success: jax.Array  # [B] 1 where any step met the goal, else 0; NaN where the task has none
     success_last: jax.Array  # [B] 1 where the last step met the goal, as `success`
+    faulty: jax.Array  # [B] 1 where a fault cut the episode, of which the rest is no measurement
 
 
 class _Carry(NamedTuple):
@@ -52,7 +53,7 @@ def evaluate(
         policy: `planner` (best elite), `prior` (mean of the policy) or `random`.
 
     Returns:
-        Returns, lengths and success by both rules `[B]`.
+        Returns, lengths, success by both rules and faults `[B]`.
 
     Raises:
         ValueError: `policy` is none of these.
@@ -90,6 +91,7 @@ def evaluate(
                     carry.episodes.success, jnp.where(carry.alive > 0.0, success, 0.0)
                 ),
                 success_last=jnp.where(carry.alive > 0.0, success, carry.episodes.success_last),
+                faulty=carry.episodes.faulty + carry.alive * (1.0 - timestep.valid),
             ),
             step=carry.step + 1,
         )
@@ -104,6 +106,7 @@ def evaluate(
             lengths=jnp.zeros(batch, jnp.int32),
             success=jnp.zeros(batch),
             success_last=jnp.zeros(batch),
+            faulty=jnp.zeros(batch),
         ),
         step=jnp.zeros((), jnp.int32),
     )
