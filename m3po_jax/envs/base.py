@@ -17,9 +17,11 @@ class EnvState:
     observation: jax.Array  # [observation_size] float32
     reward: jax.Array  # [] float32, of the step that led here; 0 at a reset
     termination: jax.Array  # [] float32, 1 where the task itself ended the episode
+    # [] float32, 1 where a time limit of the task's own ended it; None where the task has none
+    truncation: jax.Array | None = None
 
 
-@flax.struct.dataclass
+@flax.struct.dataclass(kw_only=True)
 class GoalState(EnvState):
     """State of an environment whose task has a goal, from both `reset` and `step`.
 
@@ -34,10 +36,12 @@ class Environment(Protocol):
     """One environment, not batched.
 
     Implementations are pure and traceable: same structure, shapes and dtypes out of `reset` and
-    `step`, no weak types, so that a state can be the carry of `jax.lax.scan`. They neither count
-    steps nor truncate nor reset on their own. Where the physics breaks down, the observation or
-    the reward must be non-finite: `MultiTaskEnv` turns that into an invalid step. One that asks for
-    its physics by `physics.call` may say in a further attribute `body` whose it shares.
+    `step`, no weak types, so that a state can be the carry of `jax.lax.scan`. They need not count
+    steps and never reset on their own. A time limit of their own is an `EnvState.truncation`, never
+    a termination. Where the physics breaks down, the observation, the reward or the termination
+    must be non-finite: `MultiTaskEnv` turns that into an invalid step, and so it does with an
+    episode that begins so. One that asks for its physics by `physics.call` may say in a further
+    attribute `body` whose it shares. `contract.checked` holds a user's task to all this.
 
     Attributes:
         observation_size: Size of the flat float32 observation.

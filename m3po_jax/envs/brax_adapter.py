@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from brax import envs, fluid
 
-from m3po_jax.envs import base, wrappers
+from m3po_jax.envs import adapting, base
 from m3po_jax.envs.catalog import CATALOG
 
 
@@ -40,8 +40,9 @@ def make(env_name: str, *, backend: str | None) -> "BraxEnvironment":
 class BraxEnvironment:
     """One Brax environment.
 
-    Brax's `done` is a termination: its environments count no steps, their wrappers do. Actions in
-    [-1, 1] are scaled to the actuators inside those tasks whose actuators have another range.
+    Brax's `done` is a termination: its environments count no steps, their wrappers do. One that
+    does says so with `truncation` in its info. Actions in [-1, 1] are scaled to the actuators
+    inside those tasks whose actuators have another range.
     """
 
     def __init__(
@@ -63,33 +64,25 @@ class BraxEnvironment:
             observation_key: Which entry to take where the observation is a dictionary.
 
         Raises:
-            ValueError: If the observation, or the entry of it, is not one flat array.
+            ConfigError: If the observation, or the entry of it, is not one flat array.
         """
         self._env = environment
+        first = jax.eval_shape(environment.reset, jax.random.key_data(jax.random.key(0)))
+        self._states = adapting.LibraryStates(
+            name, first, can_terminate=can_terminate, observation_key=observation_key
+        )
+        self.observation_size = self._states.observation_size
+        self.action_size = int(environment.action_size)
         self.episode_length = episode_length
         self.can_terminate = can_terminate
-        self.action_size = int(environment.action_size)
-        self._template = jax.eval_shape(environment.reset, jax.random.key_data(jax.random.key(0)))
-        self._observation = wrappers.ObservationPart(name, self._template.obs, observation_key)
-        self.observation_size = self._observation.size
 
     def reset(self, key: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
-        return self._strip(self._env.reset(jax.random.key_data(key)))
+        return self._states.ours(self._env.reset(jax.random.key_data(key)))
 
     def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
         """Advances by one control step; see `Environment.step`."""
-        pipeline_state, info, parts = state.physics
-        library_state = envs.State(
-            pipeline_state=pipeline_state,
-            obs=self._observation.whole(state.observation, parts),
-            reward=state.reward,
-            done=jnp.zeros((), jnp.float32),
-            # The task overwrites the metrics in place, so it gets a dictionary of its own.
-            metrics={k: jnp.zeros(v.shape, v.dtype) for k, v in self._template.metrics.items()},
-            info=dict(info),
-        )
-        return self._strip(self._env.step(library_state, action))
+        return self._states.ours(self._env.step(self._states.library(state), action))
 
     @property
     def seconds_per_step(self) -> float:
@@ -98,7 +91,7 @@ class BraxEnvironment:
 
     def pose(self, state: base.EnvState) -> Any:
         """What a picture of a state needs, as `viewer` takes it; traceable."""
-        return state.physics[0]
+        return state.physics.pipeline_state
 
     def viewer(self, poses: Any, *, seconds_per_pose: float) -> str:
         """Brax's own viewer of poses as an HTML page, which loads its program from a CDN.
@@ -113,22 +106,6 @@ class BraxEnvironment:
         states = [jax.tree.map(lambda x, t=t: x[t], poses) for t in range(length)]
         system = self._env.sys.tree_replace({"opt.timestep": seconds_per_pose})
         return str(html.render(system, states))
-
-    def _strip(self, library_state: Any) -> base.EnvState:
-        """Keeps what the next step needs, in constant dtypes."""
-        template = self._template
-        observation, parts = self._observation.split(wrappers.like(library_state.obs, template.obs))
-        pipeline_state, info = wrappers.like(
-            (library_state.pipeline_state, library_state.info),
-            (template.pipeline_state, template.info),
-        )
-        state = base.EnvState(
-            physics=(pipeline_state, info, parts),
-            observation=observation,
-            reward=jnp.asarray(library_state.reward, jnp.float32),
-            termination=jnp.asarray(library_state.done, jnp.float32),
-        )
-        return wrappers.with_success(state, library_state.metrics)
 
 
 def _restore_clip_keyword() -> None:

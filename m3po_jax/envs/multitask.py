@@ -19,11 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from m3po_jax import types
-from m3po_jax.envs import base, physics, wrappers
+from m3po_jax.envs import base, physics, reset_pool, wrappers
 from m3po_jax.envs import task as task_lib
+from m3po_jax.envs.reset_pool import ResetPool
 from m3po_jax.types import BatchLayout
-
-ResetPool = tuple[base.EnvState, ...]
 
 
 @flax.struct.dataclass
@@ -73,6 +72,7 @@ class MultiTaskEnv:
         action_mask: `[K, A]` float32, 1 where the task has that action.
         discount: `[K]` float32 discount per agent step.
         episode_length: `[K]` int32 agent steps until truncation.
+        can_terminate: `[K]` bool, whether an episode can end by termination.
         replay_weights: Weight of each task in replay.
         environments: One of each task, not batched.
     """
@@ -116,6 +116,7 @@ class MultiTaskEnv:
         self.action_mask = types.action_masks(self.specs)
         self.discount = np.array([spec.discount for spec in self.specs], np.float32)
         self.episode_length = np.array([spec.episode_length for spec in self.specs], np.int32)
+        self.can_terminate = np.array([spec.can_terminate for spec in self.specs])
         self.replay_weights = tuple(spec.replay_weight for spec in self.specs)
         self.environments = tuple(task.environment for task in tasks)
 
@@ -212,16 +213,7 @@ class MultiTaskEnv:
         The environment after the last one of this share is the first of the next device's, and
         after the last of all comes the first.
         """
-
-        def extend(x: jax.Array) -> jax.Array:
-            first = x[:1]
-            if self.axis_name and x.size > 0:
-                ring = [(i, (i - 1) % self.num_shards) for i in range(self.num_shards)]
-                first = jax.lax.ppermute(first, self.axis_name, ring)
-            return jnp.concatenate([x, first])
-
-        pool: ResetPool = jax.tree.map(extend, env_states)
-        return pool
+        return reset_pool.of(env_states, axis_name=self.axis_name, num_shards=self.num_shards)
 
     def step(
         self, state: MultiTaskState, pool: ResetPool, action: jax.Array
@@ -230,8 +222,10 @@ class MultiTaskEnv:
 
         A reset takes the environment's own state of the pool or, every second time, that of the
         next environment, so two ends in one unroll start differently where a task has several.
-        A non-finite observation or reward is a fault: the step is marked invalid, with reward 0,
-        the previous observation as its successor and a truncation, and that environment resets.
+        What is not finite is a fault, in a successor and in a first state alike, and
+        so is a first state that has ended already and a termination of a task that says it has
+        none: the step is marked invalid, with reward 0, the previous observation as its successor
+        and a truncation, and that environment resets.
 
         Args:
             state: Present state.
@@ -254,7 +248,8 @@ class MultiTaskEnv:
                 self.environments, self.layout.split(action), strict=True
             )
         ]
-        stepped = self._by_body(physics.step, state.env_states, actions)
+        left = self._steps_left(state)
+        stepped = self._by_body(physics.step, state.env_states, actions, left)
         success = self.layout.join(
             [
                 s.success if isinstance(s, base.GoalState) else jnp.full(n, jnp.nan, jnp.float32)
@@ -264,7 +259,7 @@ class MultiTaskEnv:
         timestep, ended = self._timestep(state, stepped)
         split = self.layout.split
         env_states = tuple(
-            _reset_where(ended_k, resets, first, last)
+            reset_pool.where_ended(ended_k, resets, first, last)
             for ended_k, resets, first, last in zip(
                 split(ended), split(state.resets), pool, stepped, strict=True
             )
@@ -283,14 +278,19 @@ class MultiTaskEnv:
         self, state: MultiTaskState, stepped: tuple[base.EnvState, ...]
     ) -> tuple[Timestep, jax.Array]:
         """Returns the timestep, and `[B]` whether the episode ended."""
-        join = self.layout.join
-        valid = join([wrappers.is_finite(env_state) for env_state in stepped])
-        reward = join([env_state.reward for env_state in stepped])
-        reward = jnp.where(valid, reward, 0.0)
-        terminated = join([env_state.termination for env_state in stepped]) > 0.0
-        terminated = terminated & valid
+
+        def join(function: Callable[[base.EnvState], jax.Array], of: Any = stepped) -> jax.Array:
+            return self.layout.join([function(env_state) for env_state in of])
+
+        terminated = join(lambda s: s.termination > 0.0)
+        # In an episode that runs every state can be gone on from, so this finds bad first states.
+        valid = join(wrappers.is_finite) & join(wrappers.goes_on, state.env_states)
+        valid &= ~terminated | self.can_terminate[self.task_id]
+        terminated &= valid
+        reward = jnp.where(valid, join(lambda s: s.reward), 0.0)
         length = state.episode_step + 1
-        ended = terminated | ~valid | (length >= self.episode_length[self.task_id])
+        ended = terminated | ~valid | join(wrappers.is_truncated)
+        ended |= length >= self.episode_length[self.task_id]
         timestep = Timestep(
             next_observation=jnp.where(
                 valid[:, None], self._padded_observation(stepped), state.observation
@@ -305,11 +305,23 @@ class MultiTaskEnv:
         )
         return timestep, ended
 
+    def _steps_left(self, state: MultiTaskState) -> list[jax.Array | None]:
+        """Control steps until truncation of each task's environments, where a repeat is cut."""
+        return [
+            environment.steps_left(steps)
+            if isinstance(environment, wrappers.ActionRepeat)
+            else None
+            for environment, steps in zip(
+                self.environments, self.layout.split(state.episode_step), strict=True
+            )
+        ]
+
     def _padded_observation(self, env_states: tuple[base.EnvState, ...]) -> jax.Array:
-        """Returns the observations of all tasks `[B, O]`."""
-        return self.layout.join(
+        """Returns the observations of all tasks `[B, O]`, zeros for those that are not finite."""
+        joined = self.layout.join(
             [wrappers.pad_last(s.observation, self.observation_size) for s in env_states]
         )
+        return jnp.where(jnp.all(jnp.isfinite(joined), axis=-1, keepdims=True), joined, 0.0)
 
     def env_keys(self, key: jax.Array) -> jax.Array:
         """Returns one key per environment `[B]` that does not depend on the other tasks."""
@@ -349,17 +361,3 @@ class MultiTaskEnv:
             keys(spec.name, num_envs)
             for spec, num_envs in zip(self.specs, self.num_envs, strict=True)
         )
-
-
-def _reset_where(
-    ended: jax.Array, resets: jax.Array, first: base.EnvState, last: base.EnvState
-) -> base.EnvState:
-    """Returns `last`, and where `ended [N]` a first state from the pool `first [N + 1]` instead."""
-    num_envs = ended.shape[0]
-    index = jnp.arange(num_envs) + resets % 2
-
-    def select(pooled: jax.Array, stepped: jax.Array) -> jax.Array:
-        where = ended.reshape((num_envs,) + (1,) * (stepped.ndim - 1))
-        return jnp.where(where, pooled[index], stepped)
-
-    return jax.tree.map(select, first, last)

@@ -165,7 +165,10 @@ def reset(environments: Sequence[Any], keys: Sequence[jax.Array]) -> list[base.E
 
 
 def step(
-    environments: Sequence[Any], states: Sequence[base.EnvState], actions: Sequence[jax.Array]
+    environments: Sequence[Any],
+    states: Sequence[base.EnvState],
+    actions: Sequence[jax.Array],
+    steps_left: Sequence[jax.Array | None],
 ) -> list[base.EnvState]:
     """Takes one agent step in the environments of one group.
 
@@ -173,18 +176,20 @@ def step(
         environments: One of each task.
         states: For each task with leaves `[N_k, ...]`.
         actions: For each task `[N_k, A]`.
+        steps_left: For each task `[N_k]` or None, see `wrappers.ActionRepeat.step`.
 
     Returns:
         The successors, as `states`.
     """
     if _alone(environments):
-        return [jax.vmap(environments[0].step)(states[0], actions[0])]
+        cut = () if steps_left[0] is None else (steps_left[0],)
+        return [jax.vmap(environments[0].step)(states[0], actions[0], *cut)]
     steps = [e.environment.step for e in environments]
 
     def advance(last: list[base.EnvState]) -> list[base.EnvState]:
         return _together(steps, list(zip(last, actions, strict=True)))
 
-    return wrappers.repeat(advance, list(states), environments[0].num_repeats)
+    return wrappers.repeat(advance, list(states), environments[0].num_repeats, steps_left)
 
 
 def _alone(environments: Sequence[Any]) -> bool:

@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import mujoco
 import mujoco_playground
 import numpy as np
 from mujoco_playground import dm_control_suite, locomotion, manipulation
 
-from m3po_jax.envs import base, mjx_physics, mujoco_c, wrappers
+from m3po_jax.envs import adapting, base, mjx_physics, mujoco_c
 
 
 def make_dmc(env_name: str, *, impl: str) -> "PlaygroundEnvironment":
@@ -75,8 +74,8 @@ def make_robot(
 class PlaygroundEnvironment:
     """One MJX environment of MuJoCo Playground's kind.
 
-    DM Control tasks never terminate: there `done` means that the state holds a NaN. The adapter
-    turns it into a NaN reward, the sign of a fault, even where no NaN reached the observation.
+    DM Control tasks never terminate: there `done` means that the state holds a NaN, and the reward
+    becomes NaN, the sign of a fault, even where no NaN reached the observation.
 
     Attributes:
         backend: Where its physics comes from.
@@ -103,7 +102,7 @@ class PlaygroundEnvironment:
             backend: Where its physics comes from; MJX, for this environment alone, if not given.
 
         Raises:
-            ValueError: If the observation, or the entry of it, is not one flat array.
+            ConfigError: If the observation, or the entry of it, is not one flat array.
         """
         self._env = environment
         self.episode_length = episode_length
@@ -112,31 +111,32 @@ class PlaygroundEnvironment:
         self.backend = backend or mjx_physics.MjxPhysics(environment, shared=False)
         with self.backend.asked_for():
             first = jax.eval_shape(environment.reset, jax.random.key_data(jax.random.key(0)))
-        self._template = first.replace(data=jax.eval_shape(self.backend.keep, first.data))
-        self._observation = wrappers.ObservationPart(name, self._template.obs, observation_key)
-        self.observation_size = self._observation.size
+        self._states = adapting.LibraryStates(
+            name,
+            jax.eval_shape(self._kept, first),
+            can_terminate=can_terminate,
+            observation_key=observation_key,
+        )
+        self.observation_size = self._states.observation_size
         self.body = self.backend.body(first.data)
 
     def reset(self, key: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
         with self.backend.asked_for():
-            return self._strip(self._env.reset(jax.random.key_data(key)))
+            first = self._env.reset(jax.random.key_data(key))
+        return self._states.ours(self._kept(first))
 
     def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
         """Advances by one control step; see `Environment.step`."""
-        data, info, parts = state.physics
-        # The task overwrites the metrics in place, so it gets a dictionary of its own.
-        metrics = {k: jnp.zeros(v.shape, v.dtype) for k, v in self._template.metrics.items()}
-        library_state = mujoco_playground.State(
-            data=self.backend.restore(data),
-            obs=self._observation.whole(state.observation, parts),
-            reward=state.reward,
-            done=jnp.zeros((), jnp.float32),
-            metrics=metrics,
-            info=dict(info),
-        )
+        last = self._states.library(state)
+        last = last.replace(data=self.backend.restore(last.data))
         with self.backend.asked_for():
-            return self._strip(self._env.step(library_state, action))
+            new = self._env.step(last, action)
+        return self._states.ours(self._kept(new))
+
+    def _kept(self, library_state: Any) -> Any:
+        """The library's state with of its data what is carried."""
+        return library_state.replace(data=self.backend.keep(library_state.data))
 
     @property
     def seconds_per_step(self) -> float:
@@ -145,7 +145,7 @@ class PlaygroundEnvironment:
 
     def pose(self, state: base.EnvState) -> dict[str, jax.Array]:
         """What a picture of a state needs, as `frames` takes it; traceable."""
-        return self.backend.pose(state.physics[0])
+        return self.backend.pose(state.physics.data)
 
     def frames(
         self, poses: Mapping[str, np.ndarray], *, width: int, height: int
@@ -172,26 +172,6 @@ class PlaygroundEnvironment:
                 # The first camera of a model, where it has one, is the one made for watching.
                 renderer.update_scene(data, camera=0 if model.ncam else -1)
                 yield renderer.render()
-
-    def _strip(self, library_state: Any) -> base.EnvState:
-        """Keeps what the next step needs, in constant dtypes."""
-        template = self._template
-        failed = library_state.done > 0.0
-        reward = library_state.reward
-        if not self.can_terminate:
-            reward = jnp.where(failed, jnp.nan, reward)
-        observation, parts = self._observation.split(wrappers.like(library_state.obs, template.obs))
-        data, info = wrappers.like(
-            (self.backend.keep(library_state.data), library_state.info),
-            (template.data, template.info),
-        )
-        state = base.EnvState(
-            physics=(data, info, parts),
-            observation=observation,
-            reward=jnp.asarray(reward, jnp.float32),
-            termination=jnp.asarray(failed & self.can_terminate, jnp.float32),
-        )
-        return wrappers.with_success(state, library_state.metrics)
 
 
 @contextlib.contextmanager

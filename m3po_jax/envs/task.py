@@ -57,7 +57,7 @@ def as_task(
     control_steps = environment.episode_length if episode_length is None else episode_length
     if control_steps < 1:
         raise ValueError(f"{name}: episode_length must be positive, got {control_steps}")
-    repeated = wrappers.ActionRepeat(environment, action_repeat)
+    repeated = wrappers.ActionRepeat(environment, action_repeat, episode_length=control_steps)
     length = -(-control_steps // action_repeat)
     spec = types.TaskSpec(
         name=name,

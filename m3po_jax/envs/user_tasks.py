@@ -4,8 +4,10 @@ import difflib
 import importlib
 from typing import Any
 
+import jax
+
 from m3po_jax.config import ConfigError
-from m3po_jax.envs import base
+from m3po_jax.envs import base, contract, training_wrappers
 from m3po_jax.envs.entry_points import EntryPointTask
 
 EPISODE_LENGTH = 1000
@@ -18,17 +20,19 @@ _MEMBERS = (
 def make(target: str, *, observation_key: str | None = None) -> base.Environment:
     """Makes the environment `package.module:Name`, `Name` called without arguments.
 
-    What it returns is an `Environment`, or an environment of Brax's or MuJoCo Playground's kind
-    without training wrappers. Of those two `done` is taken as a termination, and the episode has
-    the length of the config of Playground's kind, or 1000 control steps; the task's option
-    `episode_length` says otherwise.
+    What it returns is an `Environment`, or an environment of Brax's or MuJoCo Playground's kind,
+    whose training wrappers are taken off. Of those two `done` is taken as a termination unless the
+    info says `truncation`, and the episode has the length of the wrapper that was taken off or of
+    the config of Playground's kind, or 1000 control steps; the task's option `episode_length` says
+    otherwise. `contract.checked` holds the task to what it declares.
 
     Args:
         target: The dotted path.
         observation_key: Which entry to take where a library's observation is a dictionary.
 
     Raises:
-        ConfigError: If the name is not there, cannot be called or returns something else.
+        ConfigError: If the name is not there, cannot be called or returns something else, or the
+            task is not what it declares.
     """
     module_name, _, attribute = target.partition(":")
     module = importlib.import_module(module_name)
@@ -72,33 +76,42 @@ def _adapted(target: str, made: Any, observation_key: str | None) -> base.Enviro
     import mujoco_playground
     from brax import envs as brax_envs
 
-    if isinstance(made, mujoco_playground.MjxEnv):
-        from m3po_jax.envs import playground_adapter
-
-        length = getattr(getattr(made, "_config", None), "episode_length", EPISODE_LENGTH)
-        return playground_adapter.PlaygroundEnvironment(
-            made,
-            name=target,
-            episode_length=int(length),
-            can_terminate=True,
-            observation_key=observation_key,
-        )
-    if isinstance(made, brax_envs.Env):
-        from m3po_jax.envs import brax_adapter
-
-        return brax_adapter.BraxEnvironment(
-            made,
-            name=target,
-            episode_length=EPISODE_LENGTH,
-            can_terminate=True,
-            observation_key=observation_key,
-        )
+    if isinstance(made, mujoco_playground.MjxEnv | brax_envs.Env):
+        return contract.checked(target, _of_library(target, made, observation_key))
     if isinstance(made, base.Environment):
         if observation_key is not None:
             raise ConfigError(f"task {target} has one observation; leave out observation=")
-        return made
+        return contract.checked(target, made)
     missing = [name for name in _MEMBERS if not hasattr(made, name)]
     raise ConfigError(
         f"task {target} made a {type(made).__name__}, which is not an environment: it lacks "
         f"{', '.join(missing)}; see Environment in m3po_jax/envs/base.py"
     )
+
+
+def _of_library(target: str, made: Any, observation_key: str | None) -> base.Environment:
+    """The environment of Brax's or Playground's kind in its adapter."""
+    import mujoco_playground
+
+    made, length = training_wrappers.unwrap(target, made)
+    key = jax.random.key_data(jax.random.key(0))
+    first = contract.traced(target, "reset", made.reset, key)
+    training_wrappers.refuse_auto_reset(target, first.info)
+    adapter: Any
+    if isinstance(made, mujoco_playground.MjxEnv):
+        from m3po_jax.envs import playground_adapter
+
+        adapter = playground_adapter.PlaygroundEnvironment
+        length = length or getattr(getattr(made, "_config", None), "episode_length", None)
+    else:
+        from m3po_jax.envs import brax_adapter
+
+        adapter = brax_adapter.BraxEnvironment
+    environment: base.Environment = adapter(
+        made,
+        name=target,
+        episode_length=int(length or EPISODE_LENGTH),
+        can_terminate=True,
+        observation_key=observation_key,
+    )
+    return environment

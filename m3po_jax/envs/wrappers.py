@@ -1,7 +1,6 @@
-"""Action repeat, padding, and what the adapters share."""
+"""Action repeat, distractors and padding, and when an episode can go on."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +11,26 @@ from m3po_jax.envs import base
 class ActionRepeat:
     """Holds each action for several control steps of the simulator.
 
-    Rewards are summed. After a termination or a fault (a non-finite observation or reward) inside
-    the repeat, the observation and the termination stay as they were there and no reward is added;
-    the physics runs on, which is cheaper than a select over all of it, and nobody reads it:
-    an episode that ended is reset. Success in any step of the repeat counts. `episode_length` still
-    counts control steps.
+    Rewards are summed. After the end of the episode or a fault inside the repeat, all but the
+    physics stays as it was there and no reward is added; the physics runs on, which is cheaper than
+    a select over all of it, and nobody reads it: an episode that ended is reset. Success in any
+    step of the repeat counts.
 
     Attributes:
         environment: What is repeated.
         num_repeats: Control steps per action.
+        episode_length: Control steps of the simulator until truncation.
     """
 
-    def __init__(self, environment: base.Environment, num_repeats: int):
+    def __init__(
+        self, environment: base.Environment, num_repeats: int, *, episode_length: int | None = None
+    ):
         """Wraps an environment.
 
         Args:
             environment: Environment to wrap.
             num_repeats: Control steps per action, at least 1.
+            episode_length: Control steps until truncation; the environment's own if not given.
 
         Raises:
             ValueError: If `num_repeats` is below 1.
@@ -37,6 +39,9 @@ class ActionRepeat:
             raise ValueError(f"num_repeats must be at least 1, got {num_repeats}")
         self.environment = environment
         self.num_repeats = num_repeats
+        self.episode_length = (
+            environment.episode_length if episode_length is None else episode_length
+        )
 
     @property
     def observation_size(self) -> int:
@@ -49,11 +54,6 @@ class ActionRepeat:
         return self.environment.action_size
 
     @property
-    def episode_length(self) -> int:
-        """Control steps of the simulator until truncation."""
-        return self.environment.episode_length
-
-    @property
     def can_terminate(self) -> bool:
         """Whether an episode can end by termination."""
         return self.environment.can_terminate
@@ -62,8 +62,25 @@ class ActionRepeat:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
         return self.environment.reset(key)
 
-    def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
-        """Advances by `num_repeats` control steps; see `Environment.step`."""
+    def steps_left(self, agent_steps: jax.Array) -> jax.Array | None:
+        """Control steps until truncation, after so many agent steps of an episode.
+
+        None where the repeat divides the episode, so that no step is ever cut.
+        """
+        if self.episode_length % self.num_repeats == 0:
+            return None
+        return self.episode_length - self.num_repeats * agent_steps
+
+    def step(
+        self, state: base.EnvState, action: jax.Array, steps_left: jax.Array | None = None
+    ) -> base.EnvState:
+        """Advances by `num_repeats` control steps; see `Environment.step`.
+
+        Args:
+            state: See `Environment.step`.
+            action: See `Environment.step`.
+            steps_left: `[]` control steps after which the episode is over and no more count.
+        """
 
         def advance(last: list[base.EnvState]) -> list[base.EnvState]:
             new = self.environment.step(last[0], action)
@@ -74,13 +91,14 @@ class ActionRepeat:
                 )
             return [new]
 
-        return repeat(advance, [state], self.num_repeats)[0]
+        return repeat(advance, [state], self.num_repeats, [steps_left])[0]
 
 
 def repeat(
     advance: Callable[[list[base.EnvState]], list[base.EnvState]],
     states: list[base.EnvState],
     num_repeats: int,
+    steps_left: Sequence[jax.Array | None],
 ) -> list[base.EnvState]:
     """Advances environments as `ActionRepeat` does.
 
@@ -88,6 +106,7 @@ def repeat(
         advance: Takes one control step of all of them.
         states: For each task those of one environment or, with leaves `[N_k, ...]`, of several.
         num_repeats: Control steps.
+        steps_left: For each task the steps `[]` or `[N_k]` that count, None for all.
 
     Returns:
         The last states.
@@ -101,14 +120,20 @@ def repeat(
             reward=last.reward + jnp.where(live, new.reward, 0.0),
             termination=jnp.where(live, new.termination, last.termination),
         )
+        if last.truncation is not None and new.truncation is not None:
+            kept = kept.replace(truncation=jnp.where(live, new.truncation, last.truncation))
         if isinstance(last, base.GoalState) and isinstance(new, base.GoalState):
             success = jnp.where(live, jnp.maximum(last.success, new.success), last.success)
             kept = kept.replace(success=success)
-        return kept, live & (kept.termination == 0.0) & is_finite(kept)
+        return kept, live & goes_on(kept)
 
-    def body(carry: tuple[list, list], _: None) -> tuple[tuple[list, list], None]:
+    def body(carry: tuple[list, list], step: jax.Array) -> tuple[tuple[list, list], None]:
         states, alive = carry
-        kept = list(map(keep, states, alive, advance(states)))
+        live = [
+            here if left is None else here & (step < left)
+            for here, left in zip(alive, steps_left, strict=True)
+        ]
+        kept = list(map(keep, states, live, advance(states)))
         return ([state for state, _ in kept], [live for _, live in kept]), None
 
     def begin(state: base.EnvState) -> base.EnvState:
@@ -119,7 +144,7 @@ def repeat(
 
     start = list(map(begin, states))
     alive = [jnp.ones(state.reward.shape, bool) for state in states]
-    (last, _), _ = jax.lax.scan(body, (start, alive), None, length=num_repeats)
+    (last, _), _ = jax.lax.scan(body, (start, alive), jnp.arange(num_repeats))
     return last
 
 
@@ -175,73 +200,30 @@ class Distractors:
         return state
 
 
-class ObservationPart:
-    """What the agent sees of a library's observation: all of it, or one entry of a dictionary."""
-
-    def __init__(self, name: str, template: Any, key: str | None):
-        """Checks what there is.
-
-        Args:
-            name: Name of the environment, for messages.
-            template: The observation's `jax.ShapeDtypeStruct`, or a dictionary of them.
-            key: The entry of the dictionary.
-
-        Raises:
-            ValueError: If there is no such entry, or it is not one flat array.
-        """
-        self._key = key
-        part = template
-        if isinstance(template, Mapping):
-            if key not in template:
-                given = "no observation is chosen" if key is None else f"no observation {key!r}"
-                known = ", ".join(template)
-                raise ValueError(
-                    f"{name}: {given}, and there are several: {known}; choose one with "
-                    f"?observation={next(iter(template))} after the task's name"
-                )
-            part = template[key]
-        elif key is not None:
-            raise ValueError(f"{name}: the observation is not a dictionary; omit observation={key}")
-        if not hasattr(part, "shape") or len(part.shape) != 1:
-            shape = getattr(part, "shape", type(part).__name__)
-            raise ValueError(f"{name}: the observation is not one flat array but {shape}")
-        self.size = int(part.shape[0])
-
-    def split(self, observation: Any) -> tuple[jax.Array, Any]:
-        """What the agent sees `[size]` float32, and what else the library needs back."""
-        if self._key is None:
-            return jnp.asarray(observation, jnp.float32), None
-        rest = {k: v for k, v in observation.items() if k != self._key}
-        return jnp.asarray(observation[self._key], jnp.float32), rest
-
-    def whole(self, observation: jax.Array, rest: Any) -> Any:
-        """The library's observation again."""
-        return observation if self._key is None else {**rest, self._key: observation}
-
-
-def with_success(state: base.EnvState, metrics: Mapping[str, Any]) -> base.EnvState:
-    """A `GoalState` where a library's metrics say `success`, or `reward/success`.
-
-    These are the names in MuJoCo Playground's manipulation tasks.
-    """
-    name = next((name for name in ("success", "reward/success") if name in metrics), None)
-    if name is None:
-        return state
-    return base.GoalState(
-        physics=state.physics,
-        observation=state.observation,
-        reward=state.reward,
-        termination=state.termination,
-        success=(jnp.asarray(metrics[name]) > 0).astype(jnp.float32),
-    )
-
-
 def is_finite(state: base.EnvState) -> jax.Array:
     """Returns `[...]` whether a state, of leaves `[..., observation_size]` and `[...]`, is finite.
 
-    Only observation and reward are looked at: what is wrong in the physics gets there.
+    All that callers read is looked at, and what is wrong in the physics gets there.
     """
-    return jnp.all(jnp.isfinite(state.observation), axis=-1) & jnp.isfinite(state.reward)
+    finite = jnp.all(jnp.isfinite(state.observation), axis=-1) & jnp.isfinite(state.reward)
+    finite &= jnp.isfinite(state.termination)
+    if state.truncation is not None:
+        finite &= jnp.isfinite(state.truncation)
+    if isinstance(state, base.GoalState):
+        finite &= jnp.isfinite(state.success)
+    return finite
+
+
+def is_truncated(state: base.EnvState) -> jax.Array:
+    """Returns `[...]` whether a time limit of the task's own ended the episode."""
+    if state.truncation is None:
+        return jnp.zeros(state.reward.shape, bool)
+    return state.truncation > 0.0
+
+
+def goes_on(state: base.EnvState) -> jax.Array:
+    """Returns `[...]` whether an episode can go on from a state: it is finite and has no end."""
+    return is_finite(state) & ~((state.termination > 0.0) | is_truncated(state))
 
 
 def pad_last(x: jax.Array, size: int) -> jax.Array:
@@ -261,29 +243,3 @@ def pad_last(x: jax.Array, size: int) -> jax.Array:
     if missing < 0:
         raise ValueError(f"cannot pad a last axis of {x.shape[-1]} to {size}")
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
-
-
-def like(tree: Any, template: Any) -> Any:
-    """Casts every leaf to the dtype of `template`, without weak types.
-
-    Libraries mix Python floats and arrays between `reset` and `step`; a scan carry must not change.
-
-    Args:
-        tree: Pytree of arrays or Python scalars.
-        template: Pytree of the same structure, leaves with `dtype` and `shape`.
-
-    Returns:
-        `tree` with the dtypes of `template`.
-
-    Raises:
-        ValueError: If structure or a shape differs.
-    """
-
-    def cast(path: Any, x: Any, t: Any) -> jax.Array:
-        if jnp.shape(x) != t.shape:
-            raise ValueError(
-                f"shape of {jax.tree_util.keystr(path)} changed from {t.shape} to {jnp.shape(x)}"
-            )
-        return jax.lax.convert_element_type(x, t.dtype)
-
-    return jax.tree_util.tree_map_with_path(cast, tree, template)

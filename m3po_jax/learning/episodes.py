@@ -21,6 +21,7 @@ class Episodes(NamedTuple):
     lengths: jax.Array  # [B] int32 agent steps
     success: jax.Array  # [B] 1 where any step met the goal, else 0; NaN where the task has none
     success_last: jax.Array  # [B] 1 where the last step met the goal, as `success`
+    faulty: jax.Array  # [B] 1 where a fault cut the episode, of which the rest is no measurement
 
 
 class _Carry(NamedTuple):
@@ -41,7 +42,7 @@ def evaluate(agent: AgentState, key: jax.Array, *, parts: Parts, policy: str) ->
         policy: `planner` (best elite), `prior` (mean of the policy) or `random`.
 
     Returns:
-        Returns, lengths and success by both rules `[B]`.
+        Returns, lengths, success by both rules and faults `[B]`.
 
     Raises:
         ValueError: `policy` is not one of these.
@@ -80,6 +81,7 @@ def evaluate(agent: AgentState, key: jax.Array, *, parts: Parts, policy: str) ->
                     carry.episodes.success, jnp.where(carry.alive > 0.0, success, 0.0)
                 ),
                 success_last=jnp.where(carry.alive > 0.0, success, carry.episodes.success_last),
+                faulty=carry.episodes.faulty + carry.alive * (1.0 - timestep.valid),
             ),
             step=carry.step + 1,
         )
@@ -94,6 +96,7 @@ def evaluate(agent: AgentState, key: jax.Array, *, parts: Parts, policy: str) ->
             lengths=jnp.zeros(batch, jnp.int32),
             success=jnp.zeros(batch),
             success_last=jnp.zeros(batch),
+            faulty=jnp.zeros(batch),
         ),
         step=jnp.zeros((), jnp.int32),
     )

@@ -112,9 +112,12 @@ def final_record(evaluations: Sequence[Evaluation], policy: str | None = None) -
 
 
 def task_return(record: Evaluation, task: str) -> list[float]:
-    """The mean return of a task, as `scores_of` of `evaluation_series` gives it."""
-    found = record["tasks"].get(task)
-    return [] if found is None else [found["return_mean"]]
+    """The mean return of a task, as `scores_of` of `evaluation_series` gives it.
+
+    Nothing where faults cut all of its episodes.
+    """
+    found = record["tasks"].get(task, {}).get("return_mean")
+    return [] if found is None else [found]
 
 
 def task_success(task: str, rate: str, record: Evaluation) -> list[float]:

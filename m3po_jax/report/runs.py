@@ -207,7 +207,8 @@ def _check(run: RecordedRun) -> None:
         for record in (*run.evaluations, *run.saved):
             str(record["policy"]), float(record["wall_seconds"])
             for task in record["tasks"].values():
-                float(task["return_mean"]), int(task["episodes"]), task["normalized"]
+                # None where a fault cut every episode.
+                float(task["return_mean"] or 0.0), int(task["episodes"]), task["normalized"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ReportError(
             f"{run.path} is damaged or was written by another version "

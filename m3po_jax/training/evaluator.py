@@ -54,17 +54,8 @@ class Evaluator:
         tasks = {}
         for index, spec in enumerate(self._env.specs):
             rows = np.flatnonzero(self._env.task_id == index)[: self._episodes]
-            mean = float(np.mean(result.returns[rows]))
-            tasks[spec.name] = {
-                "return_mean": mean,
-                "return_std": float(np.std(result.returns[rows])),
-                "length_mean": float(np.mean(result.lengths[rows])),
-                "episodes": self._episodes,
-                "success_rate": _mean_or_none(result.success[rows]),
-                "success_rate_last": _mean_or_none(result.success_last[rows]),
-                "normalized": scores.normalized_score(spec.name, mean),
-            }
-        overall = scores.aggregate({name: task["normalized"] for name, task in tasks.items()})
+            tasks[spec.name] = _task_record(spec.name, jax.tree.map(lambda x, r=rows: x[r], result))
+        overall = scores.overall(tasks)
         success = {
             mean: scores.known_mean(task[rate] for task in tasks.values())
             for rate, mean in scores.SUCCESS_MEANS.items()
@@ -104,7 +95,23 @@ def evaluate_workdir(
     return {**experiment.position(int(state.iteration), meta["wall_seconds"]), **result}
 
 
+def _task_record(name: str, played: Episodes) -> dict[str, Any]:
+    """What eval.jsonl says of a task; means are over its whole episodes, None without any."""
+    whole: Episodes = jax.tree.map(lambda x: x[played.faulty == 0.0], played)
+    mean = _mean_or_none(whole.returns)
+    return {
+        "return_mean": mean,
+        "return_std": None if mean is None else float(np.std(whole.returns)),
+        "length_mean": _mean_or_none(whole.lengths),
+        "episodes": len(whole.returns),
+        "faults": len(played.returns) - len(whole.returns),
+        "success_rate": _mean_or_none(whole.success),
+        "success_rate_last": _mean_or_none(whole.success_last),
+        "normalized": None if mean is None else scores.normalized_score(name, mean),
+    }
+
+
 def _mean_or_none(x: np.ndarray | jax.Array) -> float | None:
-    """The mean, `None` where it is NaN, which JSON has not."""
-    mean = float(np.mean(x))
+    """The mean, `None` where there is none or it is NaN, which JSON has not."""
+    mean = float(np.mean(x)) if x.size else np.nan
     return None if np.isnan(mean) else mean

@@ -23,7 +23,7 @@ from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import Experiment, description, make_experiment
 from m3po_jax.training.fault import FaultWatch
 from m3po_jax.training.iteration import Iteration, Step, raise_failure
-from m3po_jax.training.scores import evaluation_table
+from m3po_jax.training.scores import evaluation_table, returns_text
 from m3po_jax.workdir.checkpoint import Checkpointer, lost_checkpoints
 from m3po_jax.workdir.folder import forget_overwritten, holds_metrics
 from m3po_jax.workdir.metrics import MetricsWriter, Sink, read_evaluations
@@ -315,9 +315,8 @@ class _Run:
         }
         if processes.leads():
             self._writer.write_evaluation(record)
-        returns = {name: task["return_mean"] for name, task in result["tasks"].items()}
-        scores_text = ", ".join(f"{name} {value:.1f}" for name, value in returns.items())
-        self._progress.say(f"Evaluation at {self.env_steps:,} env steps: {scores_text}")
+        text = returns_text(result["tasks"])
+        self._progress.say(f"Evaluation at {self.env_steps:,} env steps: {text}")
         # An evaluation does not count towards the training speed.
         self._logged = time.monotonic()
 

@@ -89,10 +89,36 @@ def aggregate(scores: Mapping[str, float | None]) -> dict[str, Any]:
     }
 
 
+def overall(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `aggregate` says of the tasks of an evaluation.
+
+    Nothing where a task that has a score was never played to an end: a mean over the others would
+    look better for its faults.
+
+    Args:
+        tasks: Records of the tasks, as in eval.jsonl.
+    """
+    lost = [name for name, task in tasks.items() if task["return_mean"] is None]
+    if any(references(name) is not None for name in lost):
+        return aggregate({})
+    return aggregate({name: task["normalized"] for name, task in tasks.items()})
+
+
+def returns_text(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """The mean return of each task in one line, with the episodes that a fault cut."""
+    parts = []
+    for name, task in tasks.items():
+        faults, text = task.get("faults", 0), _number(task["return_mean"])
+        cut = f" ({faults} of {faults + task['episodes']} episodes cut by faults)" if faults else ""
+        parts.append(f"{name} {text}{cut}")
+    return ", ".join(parts)
+
+
 def evaluation_table(record: Mapping[str, Any]) -> str:
     """Returns one evaluation, as eval.jsonl holds it, as text ('-' for an unknown score).
 
-    Where a task defines success there are columns for it: at any step, and at the last step.
+    Where a task defines success there are columns for it: at any step, and at the last step; where
+    faults cut episodes, one for their number.
     """
     tasks = record["tasks"]
     # Lines of earlier versions lack the keys.
@@ -100,31 +126,32 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
         title: {name: task.get(rate) for name, task in tasks.items()}
         for title, rate in zip(("success", "at the end"), SUCCESS_MEANS, strict=True)
     }
+    faults = {name: task.get("faults", 0) for name, task in tasks.items()}
     rows: list[tuple[str, ...]] = [
-        ("task", "return", "std", "length", "episodes", *success, "normalized")
+        ("task", "return", "std", "length", "episodes", "faults", *success, "normalized")
     ]
     for name, task in tasks.items():
         rows.append(
             (
                 name,
-                f"{task['return_mean']:.1f}",
-                f"{task['return_std']:.1f}",
-                f"{task['length_mean']:.1f}",
+                *(_number(task[key]) for key in ("return_mean", "return_std", "length_mean")),
                 str(task["episodes"]),
+                str(faults[name]),
                 *(_score(known[name]) for known in success.values()),
                 _score(task["normalized"]),
             )
         )
     normalized = {name: task["normalized"] for name, task in tasks.items()}
-    overall, blank = aggregate(normalized), ("",) * 4
+    total, blank = overall(tasks), ("",) * 5
     means = [known_mean(known.values()) for known in success.values()]
-    rows.append(("mean", *blank, *map(_score, means), _score(overall["normalized_mean"])))
+    rows.append(("mean", *blank, *map(_score, means), _score(total["normalized_mean"])))
     if len(normalized) > 1:
-        worst = overall["worst_task"]
-        rows.append(("interquartile mean", *blank, "", "", _score(overall["normalized_iqm"])))
+        worst = total["worst_task"]
+        rows.append(("interquartile mean", *blank, "", "", _score(total["normalized_iqm"])))
         rows.append(("worst task", *blank, "", "", _score(worst and normalized[worst])))
     # Columns of which nothing is known are left out.
     unknown = [len(rows[0]) - 3 + k for k, mean in enumerate(means) if mean is None]
+    unknown += [] if any(faults.values()) else [rows[0].index("faults")]
     rows = [tuple(x for k, x in enumerate(row) if k not in unknown) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
@@ -132,6 +159,10 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
         numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
         lines.append("  ".join([row[0].ljust(widths[0]), *numbers]))
     return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _score(value: float | None) -> str:

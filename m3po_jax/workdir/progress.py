@@ -20,6 +20,7 @@ from m3po_jax.workdir.metrics import STEP
 
 _RETURN = "rollout/episode_return/"
 _BONUS = "exploration/bonus"
+_FAULTS = "rollout/faults"
 _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.-~=+*#"
 _SPARK_WIDTH = 24
@@ -195,6 +196,9 @@ class Progress:
         bonuses = [x for name, x in row.items() if name.startswith(_BONUS) and math.isfinite(x)]
         if bonuses:
             facts.append(f"bonus {sum(bonuses) / len(bonuses):.2f}")
+        faults = sum(x for name, x in row.items() if name.startswith(_FAULTS))
+        if faults:
+            facts.append(f"{faults:.0f} faults")
         return [*facts, f"memory {self._memory() / 2**30:.1f} GiB"]
 
     def _display(self, env_steps: int, facts: Sequence[str]) -> rich.console.Group:

@@ -434,6 +434,117 @@ def test_a_fault_is_invalid_and_resets_that_environment_alone(code, action_repea
     assert timestep.episode_length[2] == 1
 
 
+class Flaw(Faulty):
+    """Its first state, or the termination of a step by 1, is not what it must be."""
+
+    can_terminate = False
+
+    def __init__(self, *, start=0.0, start_ended=False, termination=0.0):
+        self._start, self._start_ended, self._termination = start, start_ended, termination
+
+    def reset(self, key):
+        state = super().reset(key)
+        ended = jnp.zeros(()) + self._start_ended
+        return state.replace(observation=state.observation + self._start, termination=ended)
+
+    def step(self, state, action):
+        x = state.physics
+        termination = jnp.where(action[0] == 1.0, self._termination, 0.0)
+        return base.EnvState(x, x, jnp.ones(()), termination)
+
+
+@pytest.mark.parametrize("action_repeat", [1, 3])
+@pytest.mark.parametrize(
+    "flaw",
+    [
+        {"start": np.nan},
+        {"start": np.inf},
+        {"start_ended": True},
+        {"termination": np.nan},
+        {"termination": 1.0},  # can_terminate is False
+    ],
+)
+def test_what_a_task_must_not_do_is_a_fault(flaw, action_repeat):
+    def task(name, environment):
+        return task_lib.as_task(
+            name=name, environment=environment, num_envs=2, action_repeat=action_repeat
+        )
+
+    env = multitask.MultiTaskEnv([task("flawed", Flaw(**flaw)), task("fine", Flaw())])
+    state = env.init(jax.random.key(0), stagger=False)
+    assert np.all(np.isfinite(state.observation))  # what the agent and replay get to see
+    pool = env.draw_resets(jax.random.key(1))
+    new_state, timestep = jax.jit(env.step)(state, pool, jnp.ones((4, 1)))
+    np.testing.assert_array_equal(timestep.valid, [0, 1, 0, 1])
+    np.testing.assert_array_equal(timestep.truncation, [1, 0, 1, 0])
+    np.testing.assert_array_equal(timestep.reward, np.array([0, 1, 0, 1]) * action_repeat)
+    assert not timestep.termination.any() and not timestep.episode_complete.any()
+    np.testing.assert_array_equal(new_state.episode_step, [0, 1, 0, 1])
+    for x in (new_state.observation, *jax.tree.leaves(timestep)):
+        assert np.all(np.isfinite(x))
+
+
+def test_an_episode_that_begins_anew_from_a_bad_state_is_a_fault_once():
+    flawed = task_lib.as_task(name="a", environment=Flaw(), num_envs=2, action_repeat=1)
+    env = multitask.MultiTaskEnv([flawed])
+    (first,) = env.draw_resets(jax.random.key(1))
+    # The pool's own state of environment 0 is bad, and that of the next one is fine.
+    pool = (first.replace(observation=first.observation.at[0].set(jnp.nan)),)
+    state = env.init(jax.random.key(0), stagger=False).replace(
+        episode_step=jnp.array([9, 9], jnp.int32)
+    )
+    step, valid, seen = jax.jit(env.step), [], []
+    for _ in range(3):
+        state, timestep = step(state, pool, jnp.zeros((2, 1)))
+        valid.append(np.asarray(timestep.valid).tolist())
+        seen.append(state.observation)
+    assert valid == [[1, 1], [0, 1], [1, 1]]
+    assert np.all(np.isfinite(seen))
+    np.testing.assert_array_equal(seen[1][0], first.observation[1])
+
+
+def test_a_limit_of_the_task_is_a_truncation():
+    class Limited(Flaw):
+        def step(self, state, action):
+            over = (action[0] == 1.0).astype(jnp.float32)
+            return super().step(state, action).replace(truncation=over)
+
+        def reset(self, key):
+            return super().reset(key).replace(truncation=jnp.zeros(()))
+
+    def task(name, environment):
+        return task_lib.as_task(name=name, environment=environment, num_envs=2, action_repeat=2)
+
+    env = multitask.MultiTaskEnv([task("limited", Limited()), task("plain", Flaw())])
+    state = env.init(jax.random.key(0), stagger=False)
+    pool = env.draw_resets(jax.random.key(1))
+    state, timestep = env.step(state, pool, jnp.array([[1.0], [1.0], [0.0], [1.0]]))
+    np.testing.assert_array_equal(timestep.truncation, [1, 0, 0, 0])
+    np.testing.assert_array_equal(timestep.valid, [1, 1, 1, 1])
+    np.testing.assert_array_equal(timestep.episode_complete, [1, 0, 0, 0])
+    np.testing.assert_array_equal(timestep.reward, [1, 2, 2, 2])
+    assert not timestep.termination.any()
+
+
+@pytest.mark.parametrize(("repeat", "length"), [(3, 20), (4, 21), (7, 5), (5, 20)])
+def test_no_more_control_steps_count_than_the_episode_has(repeat, length):
+    task = task_lib.as_task(
+        name="a", environment=Flaw(), num_envs=2, action_repeat=repeat, episode_length=length
+    )
+    env = multitask.MultiTaskEnv([task])
+    state = env.init(jax.random.key(0), stagger=False)
+    # Each environment is where it is.
+    state = state.replace(episode_step=jnp.array([0, 1], jnp.int32))
+    pool, step, returns = env.draw_resets(jax.random.key(1)), jax.jit(env.step), [[], []]
+    for _ in range(2 * -(-length // repeat)):
+        state, timestep = step(state, pool, jnp.zeros((2, 1)))
+        for row in np.flatnonzero(timestep.truncation):
+            returns[row].append(float(timestep.episode_return[row]))
+    # A reward of 1 for each control step, the first episode of the second one repeat shorter.
+    assert returns[0] == [length] * 2
+    assert returns[1][:2] == [max(length - repeat, 0), length]
+
+
 def test_a_termination_without_a_fault_stays_one():
     env = multitask.MultiTaskEnv(
         [task_lib.as_task(name="faulty", environment=Faulty(), num_envs=2, action_repeat=1)]

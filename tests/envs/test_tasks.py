@@ -191,8 +191,9 @@ def test_brax_termination_ends_the_episode():
 def test_playground_nan_is_a_fault():
     _, draw_two, rollout = _compiled("dmc/PendulumSwingup")
     first, pool = draw_two(3)
-    data, *rest = first[0].physics
-    broken = first[0].replace(physics=(data.replace(qvel=data.qvel.at[0].set(jnp.nan)), *rest))
+    physics = first[0].physics
+    data = physics.data.replace(qvel=physics.data.qvel.at[0].set(jnp.nan))
+    broken = first[0].replace(physics=physics.replace(data=data))
     states, timesteps, last = rollout((broken,), pool, jnp.zeros((STEPS, NUM_ENVS, 1)))
     np.testing.assert_array_equal(timesteps.valid[0], [0, 1, 1])
     np.testing.assert_array_equal(timesteps.truncation[0], [1, 0, 0])

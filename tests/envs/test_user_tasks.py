@@ -7,7 +7,7 @@ import pytest
 from brax import envs as brax_envs
 
 from m3po_jax import config
-from m3po_jax.envs import base, registry, toy, wrappers
+from m3po_jax.envs import adapting, base, registry, toy
 
 HERE = "tests.envs.test_user_tasks"
 
@@ -131,7 +131,7 @@ def test_what_is_wrong_is_said(target, words):
 
 def test_an_observation_that_is_not_flat_is_refused():
     with pytest.raises(ValueError, match=r"not one flat array but \(3, 4\)"):
-        wrappers.ObservationPart("x", jax.ShapeDtypeStruct((3, 4), jnp.float32), None)
+        adapting.ObservationPart("x", jax.ShapeDtypeStruct((3, 4), jnp.float32), None)
 
 
 def test_toy_tasks_are_user_tasks_too():

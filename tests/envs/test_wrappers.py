@@ -116,6 +116,44 @@ def test_a_fault_inside_the_repeat_stays_visible():
     assert state.termination == 0.0
 
 
+def test_the_last_repeat_is_cut_where_the_episode_ends():
+    repeated = wrappers.ActionRepeat(Counter(terminate_at=12), 3, episode_length=11)
+    assert repeated.episode_length == 11
+    state, rewards = repeated.reset(jax.random.key(0)), []
+    for agent_step in range(4):
+        left = repeated.steps_left(jnp.array(agent_step))
+        state = repeated.step(state, jnp.zeros((1,)), left)
+        rewards.append(float(state.reward))
+    # 1 + 2 + 3, ..., and 10 + 11 alone: the termination at 12 is past the end.
+    assert rewards == [6.0, 15.0, 24.0, 21.0]
+    assert (state.observation, state.termination) == (11.0, 0.0)
+    assert wrappers.ActionRepeat(Counter(), 5).steps_left(jnp.array(0)) is None
+
+
+def test_nothing_is_added_after_a_limit_of_the_task():
+    class Limited(Counter):
+        def _state(self, count):
+            over = (count == 2).astype(jnp.float32)
+            return super()._state(count).replace(truncation=over)
+
+    (state,) = _steps(Limited(), 1, 4)
+    assert (state.reward, state.observation) == (3.0, 2.0)
+    assert (state.truncation, state.termination) == (1.0, 0.0)
+    assert wrappers.is_truncated(state) and not wrappers.goes_on(state)
+
+
+@pytest.mark.parametrize("field", ["observation", "reward", "termination", "truncation", "success"])
+def test_a_state_is_finite_if_all_that_is_read_of_it_is(field):
+    zero = jnp.zeros(())
+    state = base.GoalState(
+        physics=jnp.nan, observation=zero[None], reward=zero, termination=zero,
+        truncation=zero, success=zero,
+    )  # fmt: skip
+    assert wrappers.is_finite(state) and wrappers.goes_on(state)
+    broken = state.replace(**{field: getattr(state, field) + jnp.nan})
+    assert not wrappers.is_finite(broken) and not wrappers.goes_on(broken)
+
+
 def test_repeat_keeps_the_facts_of_the_environment():
     repeated = wrappers.ActionRepeat(Counter(), 4)
     assert isinstance(repeated, base.Environment)
@@ -131,17 +169,6 @@ def test_pad_last():
     assert wrappers.pad_last(jnp.ones((2, 3)), 3).shape == (2, 3)
     with pytest.raises(ValueError, match="cannot pad"):
         wrappers.pad_last(jnp.ones((2, 3)), 2)
-
-
-def test_like_casts_and_drops_weak_types():
-    template = {"a": jax.ShapeDtypeStruct((), jnp.float32), "b": jax.ShapeDtypeStruct((2,), "int8")}
-    cast = wrappers.like({"a": 1.0, "b": jnp.ones((2,))}, template)
-    assert (cast["a"].dtype, cast["a"].weak_type) == (jnp.float32, False)
-    assert cast["b"].dtype == jnp.int8
-    with pytest.raises(ValueError, match="'b'"):
-        wrappers.like({"a": 1.0, "b": jnp.ones((3,))}, template)
-    with pytest.raises(ValueError):
-        wrappers.like({"a": 1.0}, template)
 
 
 def test_distractors_oscillate_and_leave_the_task_as_it_is():

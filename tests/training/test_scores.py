@@ -109,3 +109,15 @@ def test_the_table_shows_a_dash_where_no_score_is_known():
         "-",
         "-",
     ]
+
+
+def test_a_task_without_a_whole_episode_leaves_no_overall_score():
+    task = {"return_mean": 500.0, "return_std": 0.0, "length_mean": 9.0, "episodes": 4}
+    fine = {**task, "faults": 0, "normalized": 0.5}
+    lost = {**dict.fromkeys(task), "episodes": 0, "faults": 4, "normalized": None}
+    assert scores.overall({"dmc/A": fine, "x:Own": lost})["normalized_mean"] == 0.5
+    overall = scores.overall({"dmc/A": fine, "dmc/B": lost})
+    assert set(overall.values()) == {None}
+    table = scores.evaluation_table({"tasks": {"dmc/A": fine, "dmc/B": lost}})
+    assert "faults" in table.splitlines()[0] and table.splitlines()[3].split() == ["mean", "-"]
+    assert "faults" not in scores.evaluation_table({"tasks": {"dmc/A": fine}})
