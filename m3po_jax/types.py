@@ -153,10 +153,3 @@ class LatentModel(Protocol):
 
     def policy(self, z: jax.Array, context: Any) -> tuple[jax.Array, jax.Array]:
         """Returns mean and standard deviation `[..., A]` of the pre-tanh policy."""
-
-
-class Policy(Protocol):
-    """Acts in a batch of environments. The key is consumed."""
-
-    def __call__(self, observation: jax.Array, task_id: jax.Array, key: jax.Array) -> jax.Array:
-        """Returns actions `[B, A]` in [-1, 1] for observations `[B, O]`."""

@@ -135,7 +135,6 @@ def test_something_that_is_no_config_is_refused():
         (make(critic__minibatches=129), ["critic.minibatches", "129", "128"]),
         (make(policy__planner_kl_scale=0.1), ["policy.planner_kl_scale", "0.1", "'real'"]),
         (make(policy__clip_epsilon=1.0), ["policy.clip_epsilon", "1.0"]),
-        (make(exploration__bonus="none"), ["exploration.bonus", "'none'", "discrepancy"]),
         (make(exploration__beta_start=-0.1), ["exploration.beta_start", "-0.1", "at least 0"]),
         (make(replay__capacity=127), ["replay.capacity", "127", "at least 128"]),
         (make(train__warmup_env_steps=191), ["train.warmup_env_steps", "191", "at least 192"]),

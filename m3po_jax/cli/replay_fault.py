@@ -4,8 +4,9 @@ m3po-replay-fault DIR
 
 DIR   the bundle, RUN/fault, or the folder RUN of the run
 
-Prints what is not finite in the state before the iteration, and the module, loss and gradient
-leaves where such numbers appear first.
+Prints what is not finite in the state before the iteration, the first assertion of --debug that
+fails on the way (of actions, replayed steps, targets, losses or gradients) with the arrays that are
+not finite, and the modules whose updates were skipped.
 """
 
 from absl import flags

@@ -219,7 +219,6 @@ class ExplorationConfig:
     """Value-discrepancy bonus (docs/concepts.md, "Exploration: where two values disagree").
 
     Attributes:
-        bonus: `discrepancy` (normalised |Q_mf - Q_mb|) or `pome` (clipped around its median).
         beta_start: Weight of the bonus at the first step; 0 in both switches the bonus off.
         beta_end: Weight of the bonus at the last step, reached linearly.
         discount: Discount of the bonus critic.
@@ -228,7 +227,6 @@ class ExplorationConfig:
         tau: Step of the bonus critic's target towards the critic, per training iteration.
     """
 
-    bonus: Literal["discrepancy", "pome"] = "discrepancy"
     beta_start: Annotated[float, at_least(0)] = 0.1
     beta_end: Annotated[float, at_least(0)] = 0.0
     discount: Annotated[float, Range(0, 1, "[)")] = 0.99

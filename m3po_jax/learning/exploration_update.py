@@ -33,17 +33,7 @@ def exploration_update(
     context, z, z_next = encode_trajectory(networks, agent, trajectory)
     q_mf, q_mb = _two_values(networks, agent, trajectory, discount, z, z_next, context)
     moments = _discrepancy_moments(agent, jnp.abs(q_mf - q_mb), trajectory, parts)
-    value = model_free_value(networks, agent, z, context.e)
-    bonus = exploration.discrepancy_bonus(
-        q_mf,
-        q_mb,
-        value,
-        trajectory.task_id,
-        moments,
-        cfg=config,
-        valid=trajectory.valid,
-        axis_name=parts.axis_name,
-    )
+    bonus = exploration.discrepancy_bonus(q_mf, q_mb, trajectory.task_id, moments, config=config)
     agent, fit_metrics = _fit_bonus_critic(
         agent, trajectory, z, z_next, context, bonus, key, parts=parts
     )
@@ -118,7 +108,7 @@ def _fit_bonus_critic(
     networks, config = parts.networks, parts.config.exploration
     next_mean, _ = target_model(networks, agent).policy(z_next, context)
     next_value = exploration_values(networks, agent.target_exploration, z_next, next_mean, context)
-    checks.check_range("exploration, bonus", bonus, -config.max_bonus, config.max_bonus)
+    checks.check_range("exploration, bonus", bonus, 0.0, config.max_bonus)
     target = bonus + config.discount * (1.0 - trajectory.termination) * next_value
 
     def loss_fn(params: Params, batch: Any) -> jax.Array:

@@ -42,24 +42,6 @@ def masked_mean(
     return total / jnp.maximum(count, 1.0)
 
 
-def masked_std(x: chex.Array, mask: chex.Array, axis: Axis = None) -> jax.Array:
-    """Population standard deviation of the entries whose mask is 1; 0 where there are none.
-
-    Args:
-        x: Floats `[...]`.
-        mask: 0/1 or boolean, of the shape of `x`.
-        axis: Axes to reduce; None reduces all.
-
-    Returns:
-        Standard deviations over `axis`.
-    """
-    chex.assert_equal_shape([x, mask])
-    # Cleared before the square: a masked NaN would reappear in its gradient.
-    x = jnp.where(jnp.asarray(mask).astype(bool), x, 0.0)
-    mean = jnp.expand_dims(masked_mean(x, mask, axis), _reduced_axes(x, axis))
-    return _safe_sqrt(masked_mean(jnp.square(x - mean), mask, axis))
-
-
 def per_task_moments(
     x: chex.Array,
     task_id: chex.Array,
@@ -239,13 +221,6 @@ def _safe_sqrt(x: jax.Array) -> jax.Array:
     """Square root with gradient 0, not infinity, at 0 (the spread of equal samples)."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
-
-
-def _reduced_axes(x: chex.Array, axis: Axis) -> tuple[int, ...]:
-    """Returns the axes that a reduction over `axis` removes."""
-    if axis is None:
-        return tuple(range(jnp.ndim(x)))
-    return (axis,) if isinstance(axis, int) else axis
 
 
 def _debiased_rate(

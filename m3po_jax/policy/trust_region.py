@@ -5,6 +5,7 @@ TD-MPC2's (arXiv 2310.16828). `trust_region_update` runs either one, or any othe
 epochs of minibatches and holds `KL(old || new) <= 1.5 * kl_target`.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -196,34 +197,15 @@ def trust_region_update(
         loss, kl = loss_fn(rows.spread(params, axis_name), batch, key)
         return loss + penalty * kl, kl
 
-    def step(carry: _Carry, inputs: tuple[Any, jax.Array]) -> tuple[_Carry, None]:
-        (loss, kl), gradient = jax.value_and_grad(penalised, has_aux=True)(carry.params, *inputs)
-        updates, opt_state = optimizer.update(gradient, carry.opt_state, carry.params)
-        taken = optax.apply_updates(carry.params, updates)
-        stopped = carry.stopped | (kl > bound) if cfg.trust_region == "clip" else carry.stopped
-        gradient_norm = optax.tree.norm(gradient)
-        # One NaN in the optimizer's moments would stay in them for good.
-        fault = ~finite.is_finite("policy", {"total": loss, "kl": kl}, gradient) & ~stopped
-        skip = stopped | fault
-        keep = lambda old, new: jnp.where(skip, old, new)  # noqa: E731
-        new = _Carry(
-            params=jax.tree.map(keep, carry.params, taken),
-            opt_state=jax.tree.map(keep, carry.opt_state, opt_state),
-            stopped=stopped,
-            gradient_norm=jnp.where(stopped, carry.gradient_norm, gradient_norm),
-            steps=carry.steps + jnp.where(skip, 0, 1),
-            skipped=carry.skipped + jnp.where(fault, 1, 0),
-        )
-        return new, None
-
+    stop_at = bound if cfg.trust_region == "clip" else None
+    step = functools.partial(_step, loss_fn=penalised, optimizer=optimizer, stop_at=stop_at)
     none = jnp.zeros((), int)
     start = _Carry(params, state.opt_state, jnp.array(False), jnp.zeros(()), none, none)
     step_keys = jax.random.split(keys[1], cfg.epochs * cfg.minibatches)
     end, _ = jax.lax.scan(step, start, (batches, step_keys))
     kl_fn = lambda p: loss_fn(p, data, keys[2])[1]  # noqa: E731
     if cfg.trust_region == "none":
-        new_params, kl = end.params, kl_fn(end.params)
-        shortened = jnp.zeros(())
+        new_params, kl, shortened = end.params, kl_fn(end.params), jnp.zeros(())
     else:
         new_params, kl, shortened = _shorten(kl_fn, params, end.params, bound)
     metrics = {
@@ -239,8 +221,39 @@ def trust_region_update(
         adapted = _adapt_penalty(kl_penalty, kl, shortened, cfg)
         # Without a step the KL says nothing about the penalty.
         kl_penalty = jnp.where(end.steps > 0, adapted, kl_penalty)
-    new_state = TrustRegionState(end.opt_state, kl_penalty)
-    return new_params, new_state, metrics
+    return new_params, TrustRegionState(end.opt_state, kl_penalty), metrics
+
+
+def _step(
+    carry: _Carry,
+    inputs: tuple[Any, jax.Array],
+    *,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    stop_at: float | None,
+) -> tuple[_Carry, None]:
+    """One gradient step, on a minibatch and a key.
+
+    It is left out if its numbers are not finite, or once a KL has passed `stop_at`.
+    """
+    (loss, kl), gradient = jax.value_and_grad(loss_fn, has_aux=True)(carry.params, *inputs)
+    updates, opt_state = optimizer.update(gradient, carry.opt_state, carry.params)
+    taken = optax.apply_updates(carry.params, updates)
+    stopped = carry.stopped if stop_at is None else carry.stopped | (kl > stop_at)
+    gradient_norm = optax.tree.norm(gradient)
+    # One NaN in the optimizer's moments would stay in them for good.
+    fault = ~finite.is_finite("policy", {"total": loss, "kl": kl}, gradient) & ~stopped
+    skip = stopped | fault
+    keep = lambda old, new: jnp.where(skip, old, new)  # noqa: E731
+    new = _Carry(
+        params=jax.tree.map(keep, carry.params, taken),
+        opt_state=jax.tree.map(keep, carry.opt_state, opt_state),
+        stopped=stopped,
+        gradient_norm=jnp.where(stopped, carry.gradient_norm, gradient_norm),
+        steps=carry.steps + jnp.where(skip, 0, 1),
+        skipped=carry.skipped + jnp.where(fault, 1, 0),
+    )
+    return new, None
 
 
 def _weighted_mean(x: jax.Array, weight: jax.Array, axis_name: tuple[str, ...]) -> jax.Array:

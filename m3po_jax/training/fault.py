@@ -104,7 +104,7 @@ class FaultWatch:
         self.save_state(iteration, state, meta)
         raise NumericsError(
             f"{what}. It occurred in iteration {iteration + 1}, whose start is in {self._folder}; "
-            f"see its losses and gradients with\n  python -m m3po_jax.cli.replay_fault "
+            f"run it again with\n  python -m m3po_jax.cli.replay_fault "
             f"{self._folder}\nThe same command resumes from the last checkpoint; without --debug "
             "such an update is skipped and counted."
         )

@@ -82,6 +82,7 @@ def train_and_evaluate(
         processes.together(),
     ):
         run = _Run(experiment, checkpointer, writer, progress, pathlib.Path(workdir))
+        run.start_or_resume()
         if run.finished and not run.lacks_evaluation:
             progress.say(f"The run in {workdir} is done: {run.env_steps:,} env steps.")
         else:
@@ -103,10 +104,9 @@ class _Run:
         progress: Progress,
         workdir: pathlib.Path,
     ):
-        config = experiment.config
         self._workdir = workdir
         self._pending: list[dict[str, jax.Array]] = []
-        self._faults = FaultWatch(workdir, limit=config.train.max_skipped_updates)
+        self._faults = FaultWatch(workdir, limit=experiment.config.train.max_skipped_updates)
         self._experiment = experiment
         self._checkpointer = checkpointer
         self._writer = writer
@@ -114,31 +114,44 @@ class _Run:
         self._began = time.monotonic()
         self._logged = self._began
         self._model_errors: Any = sharding.shard_model_errors(experiment.mesh, experiment)
+        self._iteration, self._wall_before = 0, 0.0
+
+    def start_or_resume(self) -> None:
+        """Makes the first state, or takes that of the newest checkpoint; call it first.
+
+        Raises:
+            CheckpointError: A checkpoint cannot be read, or all were removed.
+            MetricsError: A metrics file is damaged or cannot be written.
+        """
+        experiment, progress = self._experiment, self._progress
         progress.say(description(experiment))
         experiment.require_room()
-        restored = checkpointer.restore_latest(experiment.state_shapes())
+        restored = self._checkpointer.restore_latest(experiment.state_shapes())
         if restored is None:
-            if holds_metrics(workdir):
-                raise lost_checkpoints(workdir)
-            # One program: eager resets would compile each operation of the simulators alone. The
-            # seed is an argument, so that all seeds share the compiled program.
-            key = jax.random.key(config.seed)
-            init = sharding.shard_init(experiment.mesh, experiment).lower(key)
-            progress.say("Compiling the start state ...")
-            start = self._timed("the start state", functools.partial(compile_program, init))
-            self._state: TrainState = jax.block_until_ready(start(key))
-            raise_failure(experiment.env)
-            processes.wait_for_all("the start state")
-            self._iteration, self._wall_before = 0, 0.0
+            if holds_metrics(self._workdir):
+                raise lost_checkpoints(self._workdir)
+            self._state = self._first_state()
         else:
             self._state, meta = restored
             self._iteration = int(self._state.iteration)
             self._wall_before = float(meta["wall_seconds"])
             if processes.leads():
-                forget_overwritten(workdir)
+                forget_overwritten(self._workdir)
             progress.say(f"Resuming from the checkpoint at {self.env_steps:,} env steps.")
-        if processes.leads() and (missing := writer.truncate_after(self.env_steps)):
+        if processes.leads() and (missing := self._writer.truncate_after(self.env_steps)):
             progress.say(missing)
+
+    def _first_state(self) -> TrainState:
+        # One program: eager resets would compile each operation of the simulators alone. The seed
+        # is an argument, so that all seeds share the compiled program.
+        key = jax.random.key(self._experiment.config.seed)
+        init = sharding.shard_init(self._experiment.mesh, self._experiment).lower(key)
+        self._progress.say("Compiling the start state ...")
+        start = self._timed("the start state", functools.partial(compile_program, init))
+        state: TrainState = jax.block_until_ready(start(key))
+        raise_failure(self._experiment.env)
+        processes.wait_for_all("the start state")
+        return state
 
     @property
     def env_steps(self) -> int:
@@ -244,7 +257,7 @@ class _Run:
         """A step with its assertions; the first that fails ends the run."""
         error, result = step(state)
         raise_failure(self._experiment.env)
-        if (what := error.get()) is not None:
+        if (what := checks.message(error)) is not None:
             self._faults.end(self._iteration, state, self._meta(), what)
         return result
 

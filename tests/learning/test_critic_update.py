@@ -87,9 +87,9 @@ class _SeenError(Exception):
     """Carries what the bonus was asked with."""
 
 
-def test_the_bonus_is_told_what_is_valid(worth_100, monkeypatch):
-    def spy(*args, **options):
-        raise _SeenError(options["valid"])
+def test_a_fault_enters_no_scale_of_the_bonus(worth_100, monkeypatch):
+    def spy(q_mf, q_mb, task_id, moments, *, config):
+        raise _SeenError(moments)
 
     model = types.SimpleNamespace(
         next=lambda z, u, context: (z, jnp.zeros(z.shape[:-1]), jnp.ones(z.shape[:-1])),
@@ -102,4 +102,5 @@ def test_the_bonus_is_told_what_is_valid(worth_100, monkeypatch):
     steps = trajectory(valid=column(1, 0, 1))
     with pytest.raises(_SeenError) as caught:
         exploration_update.exploration_update(agent, steps, GAMMA, None, parts=parts)
-    np.testing.assert_array_equal(caught.value.args[0], steps.valid)
+    # Q_mf is 1 + 0.99 * 100 in both valid steps and 0.99 * 100 in the fault; Q_mb is 0.
+    assert float(caught.value.args[0].mean[0]) == pytest.approx(100.0, abs=1e-3)

@@ -44,30 +44,6 @@ def test_keep_finite_takes_all_or_nothing():
     assert kept["mean"].tolist() == [0.0, 0.0] and kept["weight"].tolist() == [0.0, 0.0]
 
 
-def test_the_observer_sees_every_step_of_a_loop_in_order():
-    seen = []
-
-    def step(i, total):
-        gradient = {"w": jnp.where(i == 2, jnp.nan, 1.0) * jnp.ones(4), "n": jnp.ones(1)}
-        return total + finite.is_finite("m", {"total": jnp.ones(())}, gradient)
-
-    def steps(n):
-        return jax.lax.fori_loop(0, n, step, jnp.zeros(()))
-
-    with finite.observed(lambda *report: seen.append(report)):
-        assert jax.jit(steps)(4) == 3.0
-        jax.effects_barrier()
-    assert [(module, gradient["w"]) for module, _, gradient in seen] == [
-        ("m", 0),
-        ("m", 0),
-        ("m", 4),
-        ("m", 0),
-    ]
-    assert all(losses == {"total": 0} and gradient["n"] == 0 for _, losses, gradient in seen)
-    jax.jit(lambda n: steps(n))(4)
-    assert len(seen) == 4
-
-
 def test_counts_name_leaves_and_leave_out_integers():
     tree = {"a": jnp.array([1.0, jnp.nan, jnp.inf]), "b": jnp.arange(3), "key": jax.random.key(0)}
     assert {k: int(v) for k, v in checks.count_by_path(tree).items()} == {"a": 2}

@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3po_jax.config import ExplorationConfig
 from m3po_jax.ops import observation_moments, rows, statistics
 from m3po_jax.ops.minibatches import minibatches
-from m3po_jax.policy.exploration import discrepancy_bonus
 from m3po_jax.replay import buffer
 from m3po_jax.types import BatchLayout, Trajectory
 
@@ -83,17 +81,11 @@ def normalized(x, task_id, mask, **options):
     return statistics.normalize_per_task(x, task_id, mask, num_tasks=K, **options)
 
 
-def pome(x, task_id, mask, **options):
-    running = statistics.init_running_moments(K)
-    cfg = ExplorationConfig(bonus="pome")
-    return discrepancy_bonus(x, 0.5 * x, mask, task_id, running, cfg=cfg, valid=mask, **options)
-
-
 def weighted(x, task_id, mask, **options):
     return normalized(x, task_id, 0.1 + 0.5 * mask, **options)
 
 
-@pytest.mark.parametrize("function", [normalized, pome, weighted])
+@pytest.mark.parametrize("function", [normalized, weighted])
 def test_samples_are_measured_against_all_samples(samples, function):
     np.testing.assert_allclose(
         join(spread(function, *samples)), function(*samples), rtol=1e-5, atol=1e-6
