@@ -16,6 +16,7 @@ from m3po_jax.envs.host import HostError
 from m3po_jax.learning import model_error
 from m3po_jax.learning.metrics import SKIPPED
 from m3po_jax.learning.state import TrainState
+from m3po_jax.ops import checks
 from m3po_jax.training import processes, sharding
 from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.evaluator import Evaluator
