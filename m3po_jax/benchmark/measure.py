@@ -143,9 +143,9 @@ class _Bench:
 
     def _ready(self, state: TrainState) -> TrainState:
         """Collects with random actions until the replay holds windows, and learns once."""
-        cfg = self.experiment.config
-        unrolls = -(-cfg.world_model.horizon // cfg.env.unroll_length) + 1
-        for _ in range(unrolls if cfg.train.warmup_env_steps else 0):
+        config = self.experiment.config
+        unrolls = -(-config.world_model.horizon // config.env.unroll_length) + 1
+        for _ in range(unrolls if config.train.warmup_env_steps else 0):
             state, _ = self._step(state.replace(iteration=jnp.zeros((), jnp.int32)))
         state, _ = jax.block_until_ready(self._step(self._learning(state)))
         return self._learning(state)

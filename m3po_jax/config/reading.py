@@ -50,11 +50,11 @@ def default_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(Config())).lock()
 
 
-def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
+def from_config_dict(given: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
     """Converts nested settings to frozen dataclasses; checks names and types, not values.
 
     Args:
-        cfg: All settings, as `default_config` returns them, or the nested dict of a config.json.
+        given: All settings, as `default_config` returns them, or the nested dict of a config.json.
 
     Returns:
         The settings, hashable.
@@ -62,9 +62,9 @@ def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> Conf
     Raises:
         ConfigError: A key is unknown or missing, or a value has the wrong type.
     """
-    tree = cfg.to_dict() if isinstance(cfg, ml_collections.ConfigDict) else cfg
+    tree = given.to_dict() if isinstance(given, ml_collections.ConfigDict) else given
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"a config must be a ConfigDict, found {type(cfg).__name__} {cfg!r}")
+        raise ConfigError(f"a config must be a ConfigDict, found {type(given).__name__} {given!r}")
     config: Config = _build(Config, tree, "")
     return config
 

@@ -18,11 +18,11 @@ SIZES: Mapping[str, tuple[int, int, int, int, int]] = {
 }
 
 
-def resolve_network(cfg: NetworkConfig, num_tasks: int) -> NetworkConfig:
-    """Fills the sizes that are 0 as `cfg.size` says (TD-MPC2's sizes and a small one).
+def resolve_network(config: NetworkConfig, num_tasks: int) -> NetworkConfig:
+    """Fills the sizes that are 0 as `config.size` says (TD-MPC2's sizes and a small one).
 
     Args:
-        cfg: Network settings, zeros where `size` decides.
+        config: Network settings, zeros where `size` decides.
         num_tasks: Number of tasks; decides the embedding size.
 
     Returns:
@@ -31,30 +31,30 @@ def resolve_network(cfg: NetworkConfig, num_tasks: int) -> NetworkConfig:
     Raises:
         ConfigError: No such size, or a number out of its range.
     """
-    check(cfg, "network")
-    width, layers, mlp_width, latent_size, num_q = SIZES[cfg.size]
+    check(config, "network")
+    width, layers, mlp_width, latent_size, num_q = SIZES[config.size]
     return dataclasses.replace(
-        cfg,
-        encoder_width=cfg.encoder_width or width,
-        encoder_layers=cfg.encoder_layers or layers,
-        mlp_width=cfg.mlp_width or mlp_width,
-        latent_size=cfg.latent_size or latent_size,
-        num_q=cfg.num_q or num_q,
-        embedding_size=cfg.embedding_size or (16 if num_tasks < 10 else 96),
+        config,
+        encoder_width=config.encoder_width or width,
+        encoder_layers=config.encoder_layers or layers,
+        mlp_width=config.mlp_width or mlp_width,
+        latent_size=config.latent_size or latent_size,
+        num_q=config.num_q or num_q,
+        embedding_size=config.embedding_size or (16 if num_tasks < 10 else 96),
     )
 
 
-def check_planner(cfg: PlannerConfig) -> None:
+def check_planner(config: PlannerConfig) -> None:
     """Checks the planner's settings, each alone and together.
 
     Raises:
         ConfigError: Names the first setting that is wrong, its value and a remedy.
     """
-    check(cfg, "planner")
+    check(config, "planner")
     for name in ("num_elites", "num_policy_samples"):
-        if getattr(cfg, name) > cfg.num_samples:
-            text = f"must be at most planner.num_samples = {cfg.num_samples}"
-            raise setting_error(f"planner.{name}", getattr(cfg, name), text)
-    if cfg.min_std > cfg.max_std:
-        text = f"must be at most planner.max_std = {cfg.max_std}"
-        raise setting_error("planner.min_std", cfg.min_std, text)
+        if getattr(config, name) > config.num_samples:
+            text = f"must be at most planner.num_samples = {config.num_samples}"
+            raise setting_error(f"planner.{name}", getattr(config, name), text)
+    if config.min_std > config.max_std:
+        text = f"must be at most planner.max_std = {config.max_std}"
+        raise setting_error("planner.min_std", config.min_std, text)

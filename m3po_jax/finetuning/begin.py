@@ -91,9 +91,9 @@ def _first_state(
 def _evaluate(
     new: Experiment, state: TrainState, sources: EmbeddingSources, workdir: str | os.PathLike[str]
 ) -> None:
-    cfg = new.config.train
-    evaluator = Evaluator(new, episodes=cfg.eval_episodes)
-    result = evaluator(state.agent, policy=cfg.eval_policy, seed=new.config.seed)
+    train = new.config.train
+    evaluator = Evaluator(new, episodes=train.eval_episodes)
+    result = evaluator(state.agent, policy=train.eval_policy, seed=new.config.seed)
     with MetricsWriter(workdir) as writer:
         writer.truncate_after(-1)
         writer.write_evaluation({**new.position(0, 0.0), **result, "embedding_sources": sources})

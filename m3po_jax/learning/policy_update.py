@@ -294,7 +294,7 @@ def _apply_policy_update(
         data,
         key,
         optimizer=parts.optimizers.policy,
-        cfg=parts.config.policy,
+        config=parts.config.policy,
         axis_name=parts.axis_name,
     )
     agent = agent.replace(params=agent.params.replace(policy=params), policy_opt=state)

@@ -129,7 +129,7 @@ def planned_actions(
             action_mask=context.action_mask,
             discount=discount,
             return_scale=scale,
-            cfg=config.planner,
+            config=config.planner,
             explore=explore,
             exploration_value=None if beta is None else exploration_value,
         )

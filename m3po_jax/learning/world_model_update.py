@@ -52,7 +52,7 @@ def world_model_update(
             networks, params, window, z_target, value_target, dropout_key, axis_name=axis_name
         )
         total, means = world_model_losses.total_loss(
-            losses, window.mask, cfg=config, axis_name=axis_name
+            losses, window.mask, config=config, axis_name=axis_name
         )
         return total, (means, first)
 
@@ -92,4 +92,4 @@ def _value_target(
     args = (model, z_next, context, window, discount, keys[1])
     if config.value_target == "td":
         return world_model_losses.td_targets(*args, axis_name=axis_name)
-    return world_model_losses.lambda_targets(*args, cfg=config, axis_name=axis_name)
+    return world_model_losses.lambda_targets(*args, config=config, axis_name=axis_name)

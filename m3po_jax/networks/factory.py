@@ -140,7 +140,7 @@ def make_networks(
     specs: Sequence[TaskSpec],
     action_masks: np.ndarray,
     observation_size: int,
-    cfg: NetworkConfig,
+    config: NetworkConfig,
     *,
     decoder: bool = False,
 ) -> Networks:
@@ -150,33 +150,33 @@ def make_networks(
         specs: The tasks, in the order of their ids.
         action_masks: 1 for active action dims `[K, A]`.
         observation_size: Padded observation size O.
-        cfg: Sizes; zeros are taken from the preset `cfg.size`.
+        config: Sizes; zeros are taken from the preset `config.size`.
         decoder: Whether the world model decodes observations.
     """
-    cfg = resolve_network(cfg, len(specs))
+    config = resolve_network(config, len(specs))
     world_model = WorldModel(
         num_tasks=len(specs),
-        embedding_size=cfg.embedding_size,
-        latent_size=cfg.latent_size,
-        encoder_width=cfg.encoder_width,
-        encoder_layers=cfg.encoder_layers,
-        mlp_width=cfg.mlp_width,
-        num_q=cfg.num_q,
-        num_bins=cfg.num_bins,
-        simplex_size=cfg.simplex_size,
-        dropout=cfg.dropout,
+        embedding_size=config.embedding_size,
+        latent_size=config.latent_size,
+        encoder_width=config.encoder_width,
+        encoder_layers=config.encoder_layers,
+        mlp_width=config.mlp_width,
+        num_q=config.num_q,
+        num_bins=config.num_bins,
+        simplex_size=config.simplex_size,
+        dropout=config.dropout,
         has_termination=any(spec.can_terminate for spec in specs),
         decoded_size=observation_size if decoder else 0,
-        precision=cfg.precision,
+        precision=config.precision,
     )
     action_size = int(action_masks.shape[-1])
-    stds = cfg.log_std_min, cfg.log_std_max
+    stds = config.log_std_min, config.log_std_max
     return Networks(
         world_model=world_model,
-        encoder=cfg.encoder,
-        actor=Actor(cfg.mlp_width, action_size, *stds, cfg.precision),
-        critic=Critic(cfg.mlp_width, cfg.num_bins, cfg.precision),
-        support=Support(cfg.support_low, cfg.support_high, cfg.num_bins),
+        encoder=config.encoder,
+        actor=Actor(config.mlp_width, action_size, *stds, config.precision),
+        critic=Critic(config.mlp_width, config.num_bins, config.precision),
+        support=Support(config.support_low, config.support_high, config.num_bins),
         observation_size=observation_size,
         action_size=action_size,
         action_masks=tuple(tuple(float(x) for x in row) for row in action_masks),

@@ -71,7 +71,7 @@ def make_planner(
     model: LatentModel,
     *,
     action_size: int,
-    cfg: PlannerConfig,
+    config: PlannerConfig,
     discount: float = 0.99,
     return_scale: float = 1.0,
     context: Any = None,
@@ -84,15 +84,15 @@ def make_planner(
     Args:
         model: Any `LatentModel`, as `KnownDynamics`.
         action_size: Size A of an action.
-        cfg: Sizes of the search.
+        config: Sizes of the search.
         discount: Discount per step.
         return_scale: How far the returns of random plans typically lie apart;
-            `cfg.temperature` is measured in it.
+            `config.temperature` is measured in it.
         context: What the model needs besides, unbatched.
 
     Returns:
         The compiled planner; it executes the best elite. Its first call raises what `mppi_plan`
-        does: `ConfigError` for sizes in `cfg` that do not fit together, `ValueError` for a
+        does: `ConfigError` for sizes in `config` that do not fit together, `ValueError` for a
         `plan_mean` of another shape.
     """
 
@@ -106,7 +106,7 @@ def make_planner(
             action_mask=jnp.ones(action_size),
             discount=discount,
             return_scale=return_scale,
-            cfg=cfg,
+            config=config,
             explore=False,
         )
         return Decision(jnp.tanh(plan.u), warm_start.shift(plan.plan_mean), plan.value)

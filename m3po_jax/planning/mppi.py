@@ -57,7 +57,7 @@ def mppi_plan(
     action_mask: jax.Array,
     discount: jax.Array | float,
     return_scale: jax.Array | float,
-    cfg: PlannerConfig,
+    config: PlannerConfig,
     explore: bool,
     exploration_value: ExplorationValue | None = None,
 ) -> Plan:
@@ -75,8 +75,8 @@ def mppi_plan(
         key: Consumed.
         action_mask: 1 for active action dims `[A]`; the others stay zero.
         discount: Discount per step `[]`.
-        return_scale: Unit of the returns `[]`: `cfg.temperature` is measured in it.
-        cfg: Sizes of the search.
+        return_scale: Unit of the returns `[]`: `config.temperature` is measured in it.
+        config: Sizes of the search.
         explore: True: execute an elite drawn by score, plus noise. False: the best elite.
         exploration_value: Adds its mean along the imagined path to the scaled score, each step
             weighted with the predicted probability to reach it. `None` adds nothing.
@@ -85,16 +85,16 @@ def mppi_plan(
         The plan.
 
     Raises:
-        ConfigError: A value of `cfg` is not one that it may have.
-        ValueError: `plan_mean` is not `[cfg.horizon, A]`.
+        ConfigError: A value of `config` is not one that it may have.
+        ValueError: `plan_mean` is not `[config.horizon, A]`.
     """
-    _check(cfg, jnp.shape(plan_mean), jnp.shape(action_mask))
-    keys = jax.random.split(key, cfg.iterations + 2)
+    _check(config, jnp.shape(plan_mean), jnp.shape(action_mask))
+    keys = jax.random.split(key, config.iterations + 2)
     score = _scorer(model, z, context, discount, return_scale, exploration_value)
     # A policy sample's return is the same in every iteration, so it is predicted once.
     prior_key, value_key = jax.random.split(keys[0])
-    prior = score(_policy_samples(model, z, context, prior_key, action_mask, cfg), value_key)
-    num_new = cfg.num_samples - cfg.num_policy_samples
+    prior = score(_policy_samples(model, z, context, prior_key, action_mask, config), value_key)
+    num_new = config.num_samples - config.num_policy_samples
 
     def iterate(
         carry: tuple[jax.Array, jax.Array], key: jax.Array
@@ -104,21 +104,21 @@ def mppi_plan(
         noise = jax.random.normal(noise_key, (num_new, *mean.shape))
         new = score((mean + std * noise) * action_mask, value_key)
         population = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), prior, new)
-        elites = _elites(population, cfg.num_elites)
-        weights = jax.nn.softmax(elites.scores / cfg.temperature)
+        elites = _elites(population, config.num_elites)
+        weights = jax.nn.softmax(elites.scores / config.temperature)
         mean = jnp.einsum("n,nha->ha", weights, elites.u)
         variance = jnp.einsum("n,nha->ha", weights, (elites.u - mean) ** 2)
-        std = jnp.clip(jnp.sqrt(variance), cfg.min_std, cfg.max_std) * action_mask
+        std = jnp.clip(jnp.sqrt(variance), config.min_std, config.max_std) * action_mask
         return (mean, std), (elites, population.returns)
 
     # A loop, not unrolled code: the compiled program stays small whatever the iterations.
-    start = (plan_mean, jnp.full_like(plan_mean, cfg.max_std))
+    start = (plan_mean, jnp.full_like(plan_mean, config.max_std))
     (mean, std), history = jax.lax.scan(iterate, start, keys[1:-1])
     elites, returns = jax.tree.map(lambda x: x[-1], history)
 
     pick_key, noise_key = jax.random.split(keys[-1])
     if explore:
-        index = jax.random.categorical(pick_key, elites.scores / cfg.temperature)
+        index = jax.random.categorical(pick_key, elites.scores / config.temperature)
         first_std = std[0]
     else:
         index = jnp.argmax(elites.scores)
@@ -201,10 +201,10 @@ def _policy_samples(
     context: Any,
     key: jax.Array,
     action_mask: jax.Array,
-    cfg: PlannerConfig,
+    config: PlannerConfig,
 ) -> jax.Array:
     """Follows the stochastic policy: pre-tanh actions `[num_policy_samples, H, A]`."""
-    z = jnp.broadcast_to(z, (cfg.num_policy_samples, *z.shape))
+    z = jnp.broadcast_to(z, (config.num_policy_samples, *z.shape))
 
     def step(z: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         mean, std = model.policy(z, context)
@@ -212,7 +212,7 @@ def _policy_samples(
         z, _, _ = model.next(z, u, context)
         return z, u
 
-    _, u = jax.lax.scan(step, z, jax.random.split(key, cfg.horizon))
+    _, u = jax.lax.scan(step, z, jax.random.split(key, config.horizon))
     # A policy may not be finite where the model's states are not; as an elite of weight zero its
     # actions would still make the plan NaN.
     return jnp.swapaxes(jnp.where(jnp.isfinite(u), u, 0.0), 0, 1)
@@ -223,10 +223,10 @@ def _elites(population: _Population, num_elites: int) -> _Population:
     return jax.tree.map(lambda x: x[index], population)
 
 
-def _check(cfg: PlannerConfig, plan_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
+def _check(config: PlannerConfig, plan_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
     """Refuses sizes that do not fit together, by name."""
-    check_planner(cfg)
-    expected = (cfg.horizon, *mask_shape)
+    check_planner(config)
+    expected = (config.horizon, *mask_shape)
     if plan_shape != expected:
         raise ValueError(
             f"plan_mean is {list(plan_shape)} and must be {list(expected)}: [planner.horizon, "

@@ -150,7 +150,7 @@ def trust_region_update(
     key: jax.Array,
     *,
     optimizer: optax.GradientTransformation,
-    cfg: PolicyConfig,
+    config: PolicyConfig,
     axis_name: tuple[str, ...] = (),
 ) -> tuple[Params, TrustRegionState, Metrics]:
     """Runs the epochs of one policy update inside the trust region.
@@ -166,10 +166,10 @@ def trust_region_update(
         loss_fn: Loss and mean KL of a minibatch, over all devices.
         params: Policy parameters before the update: the old policy.
         state: Optimizer state and penalty.
-        data: Pytree of this device's samples `[N, ...]`, `N` a multiple of `cfg.minibatches`.
+        data: Pytree of this device's samples `[N, ...]`, `N` a multiple of `config.minibatches`.
         key: Consumed.
         optimizer: The policy's optimizer.
-        cfg: Kind and size of the trust region.
+        config: Kind and size of the trust region.
         axis_name: Mesh axes over which the samples are spread.
 
     Returns:
@@ -178,33 +178,33 @@ def trust_region_update(
         `shortened` (1 if the step was shortened), `skipped` (steps left out as not finite).
 
     Raises:
-        ConfigError: A value of `cfg` is not one that it may have.
-        ValueError: `N` is not a multiple of `cfg.minibatches`.
+        ConfigError: A value of `config` is not one that it may have.
+        ValueError: `N` is not a multiple of `config.minibatches`.
     """
-    check(cfg, "policy")
+    check(config, "policy")
     keys = jax.random.split(key, 3)
     batches = minibatches(
         data,
         keys[0],
-        epochs=cfg.epochs,
-        num_minibatches=cfg.minibatches,
+        epochs=config.epochs,
+        num_minibatches=config.minibatches,
         axis_name=axis_name,
     )
-    bound = KL_BOUND_FACTOR * cfg.kl_target
-    penalty = state.kl_penalty if cfg.trust_region == "kl" else 0.0
+    bound = KL_BOUND_FACTOR * config.kl_target
+    penalty = state.kl_penalty if config.trust_region == "kl" else 0.0
 
     def penalised(params: Params, batch: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         loss, kl = loss_fn(rows.spread(params, axis_name), batch, key)
         return loss + penalty * kl, kl
 
-    stop_at = bound if cfg.trust_region == "clip" else None
+    stop_at = bound if config.trust_region == "clip" else None
     step = functools.partial(_step, loss_fn=penalised, optimizer=optimizer, stop_at=stop_at)
     none = jnp.zeros((), int)
     start = _Carry(params, state.opt_state, jnp.array(False), jnp.zeros(()), none, none)
-    step_keys = jax.random.split(keys[1], cfg.epochs * cfg.minibatches)
+    step_keys = jax.random.split(keys[1], config.epochs * config.minibatches)
     end, _ = jax.lax.scan(step, start, (batches, step_keys))
     kl_fn = lambda p: loss_fn(p, data, keys[2])[1]  # noqa: E731
-    if cfg.trust_region == "none":
+    if config.trust_region == "none":
         new_params, kl, shortened = end.params, kl_fn(end.params), jnp.zeros(())
     else:
         new_params, kl, shortened = _shorten(kl_fn, params, end.params, bound)
@@ -217,8 +217,8 @@ def trust_region_update(
         "skipped": end.skipped.astype(jnp.float32),
     }
     kl_penalty = state.kl_penalty
-    if cfg.trust_region == "kl":
-        adapted = _adapt_penalty(kl_penalty, kl, shortened, cfg)
+    if config.trust_region == "kl":
+        adapted = _adapt_penalty(kl_penalty, kl, shortened, config)
         # Without a step the KL says nothing about the penalty.
         kl_penalty = jnp.where(end.steps > 0, adapted, kl_penalty)
     return new_params, TrustRegionState(end.opt_state, kl_penalty), metrics
@@ -291,12 +291,12 @@ def _shorten(
 
 
 def _adapt_penalty(
-    penalty: jax.Array, kl: jax.Array, shortened: jax.Array, cfg: PolicyConfig
+    penalty: jax.Array, kl: jax.Array, shortened: jax.Array, config: PolicyConfig
 ) -> jax.Array:
     """PPO's rule: double or halve when the KL leaves [target / 1.5, 1.5 target].
 
     A step is shortened exactly if its KL left that range above; the KL after that is within.
     """
-    down = kl < cfg.kl_target / KL_BOUND_FACTOR
+    down = kl < config.kl_target / KL_BOUND_FACTOR
     factor = jnp.where(shortened > 0.0, 2.0, jnp.where(down, 0.5, 1.0))
     return jnp.clip(penalty * factor, *_PENALTY_RANGE)

@@ -43,12 +43,13 @@ class Experiment(Parts):
         Raises:
             MemoryShortage: It is; the text says what takes how much.
         """
-        shapes, cfg = self.state_shapes(), self.config
+        shapes, config = self.state_shapes(), self.config
+        capacity = config.replay.capacity
         memory.require_room(
             {
-                f"replay of {cfg.replay.capacity:,} transitions (replay.capacity)": shapes.replay,
+                f"replay of {capacity:,} transitions (replay.capacity)": shapes.replay,
                 f"{self.env.batch_size:,} environments (env.num_envs)": shapes.rollout,
-                f"agent (network.size = {cfg.network.size}, widths)": shapes.agent,
+                f"agent (network.size = {config.network.size}, widths)": shapes.agent,
             }
         )
 

@@ -174,8 +174,8 @@ class _Run:
 
     def train(self, stop: Callable[[], bool], *, debug: bool) -> None:
         """Trains to the end of the budget or until `stop()`."""
-        cfg = self._experiment.config.train
-        evaluator = Evaluator(self._experiment, episodes=cfg.eval_episodes)
+        train = self._experiment.config.train
+        evaluator = Evaluator(self._experiment, episodes=train.eval_episodes)
         if self._iteration == 0:
             # From here on a run without a checkpoint is a damaged one.
             self._save()
@@ -194,7 +194,7 @@ class _Run:
             raise HostError(f"{error}\n{saved}; fix it and run the same command.") from error
 
     def _iterate(self, step: Step, evaluator: Evaluator, stop: Callable[[], bool]) -> None:
-        cfg = self._experiment.config.train
+        train = self._experiment.config.train
         if self.lacks_evaluation:
             self._evaluate(evaluator)
         stopping = processes.any_of(stop())
@@ -208,12 +208,12 @@ class _Run:
             if suspicious:
                 self._faults.judge(jax.device_get(metrics))
             stopping = processes.any_of(stop())
-            save = stopping or self._due(cfg.checkpoint_every)
+            save = stopping or self._due(train.checkpoint_every)
             # What a checkpoint covers is written before it, or a resume would leave a gap.
-            if save or self._iteration % cfg.log_every == 0:
+            if save or self._iteration % train.log_every == 0:
                 self._log()
             # A stop does not wait for an evaluation: the resumed run does it.
-            if self._due(cfg.eval_every) and not stopping:
+            if self._due(train.eval_every) and not stopping:
                 self._evaluate(evaluator)
             if save:
                 self._save()

@@ -99,12 +99,12 @@ def restore_replay(workdir: str | os.PathLike[str], agent: StoredAgent) -> buffe
     Raises:
         CheckpointError: There is no checkpoint or it cannot be read.
     """
-    cfg, batch_size = agent.config, sum(agent.layout.num_envs)
-    length = cfg.env.unroll_length
+    config, batch_size = agent.config, sum(agent.layout.num_envs)
+    length = config.env.unroll_length
     shapes = trajectory_shapes(
         (length, batch_size), agent.networks.observation_size, agent.networks.action_size
     )
-    capacity = buffer.capacity_per_env(cfg.replay.capacity, batch_size, length)
+    capacity = buffer.capacity_per_env(config.replay.capacity, batch_size, length)
     init = functools.partial(buffer.init, batch_size=batch_size, capacity_per_env=capacity)
     abstract = jax.eval_shape(init, shapes)
     parts = {field.name: getattr(abstract, field.name) for field in dataclasses.fields(abstract)}

@@ -51,16 +51,16 @@ def lambda_targets(
     discount: jax.Array,
     key: jax.Array,
     *,
-    cfg: WorldModelConfig,
+    config: WorldModelConfig,
     axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
     """Model-based targets: TD(lambda) over the real step and imagined steps from `z'`.
 
-    The policy is followed for `cfg.imagined_target_steps` steps; every latent on the way, the true
-    one first, is valued by the mean of the model's heads. Lambda 0 is a one-step target. Arguments
-    and result as in `td_targets`.
+    The policy is followed for `config.imagined_target_steps` steps; every latent on the way, the
+    true one first, is valued by the mean of the model's heads. Lambda 0 is a one-step target.
+    Arguments and result as in `td_targets`.
     """
-    steps = cfg.imagined_target_steps
+    steps = config.imagined_target_steps
     noise = _noise(key, window, steps + 1, axis_name)
     imagined = imagine(model, z_next, context, noise[:-1])
     # Each latent is valued by the action that is taken there; that of the last is drawn here.
@@ -70,7 +70,7 @@ def lambda_targets(
     reward = jnp.concatenate([window.reward[None], imagined.reward])
     continuation = jnp.concatenate([1.0 - window.termination[None], imagined.continuation])
     lambda_return = lambda r, d, v: returns.lambda_return(  # noqa: E731
-        r, d, v, jnp.ones_like(r), lambda_=cfg.lambda_
+        r, d, v, jnp.ones_like(r), lambda_=config.lambda_
     )
     flat = lambda x: x.reshape(steps + 1, -1)  # noqa: E731
     return jax.vmap(lambda_return, in_axes=1, out_axes=1)(
@@ -140,7 +140,7 @@ def total_loss(
     losses: dict[str, jax.Array],
     mask: jax.Array,
     *,
-    cfg: WorldModelConfig,
+    config: WorldModelConfig,
     axis_name: tuple[str, ...] = (),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Scales, masks and sums the losses: `sum_t rho^t mean_B(...) / W`.
@@ -148,21 +148,21 @@ def total_loss(
     Args:
         losses: Losses `[W, B]` by name.
         mask: 1 for steps that count `[W, B]`.
-        cfg: Scales and rho.
+        config: Scales and rho.
         axis_name: Mesh axes over which the windows are spread.
 
     Returns:
         The total `[]` and the unscaled masked mean of each loss `[]`.
     """
     scales = {
-        "consistency": cfg.consistency_scale,
-        "reward": cfg.reward_scale,
-        "value": cfg.value_scale,
-        "termination": cfg.termination_scale,
-        "reconstruction": cfg.reconstruction_scale,
+        "consistency": config.consistency_scale,
+        "reward": config.reward_scale,
+        "value": config.value_scale,
+        "termination": config.termination_scale,
+        "reconstruction": config.reconstruction_scale,
     }
     horizon = mask.shape[0]
-    weight = mask * cfg.rho ** jnp.arange(horizon, dtype=jnp.float32)[:, None]
+    weight = mask * config.rho ** jnp.arange(horizon, dtype=jnp.float32)[:, None]
     total = jnp.zeros(())
     for name, loss in losses.items():
         total += scales[name] * jnp.sum(weight * loss)

@@ -225,8 +225,8 @@ def captured_pathwise_loss(experiment, agent, z, task_id, monkeypatch):
     """The loss function, its data and the optimised parameters of one pathwise update."""
     captured = {}
 
-    def capture(loss_fn, params, state, data, key, *, optimizer, cfg, axis_name):
-        captured.update(loss_fn=loss_fn, params=params, data=data, cfg=cfg)
+    def capture(loss_fn, params, state, data, key, *, optimizer, config, axis_name):
+        captured.update(loss_fn=loss_fn, params=params, data=data, cfg=config)
         return params, state, {"kl": jnp.zeros(())}
 
     monkeypatch.setattr(trust_region, "trust_region_update", capture)

@@ -34,7 +34,7 @@ def specs(*can_terminate):
 
 def build(*can_terminate, cfg=CFG):
     tasks = specs(*can_terminate)
-    return make_networks(tasks, MASKS[: len(tasks)], observation_size=5, cfg=cfg)
+    return make_networks(tasks, MASKS[: len(tasks)], observation_size=5, config=cfg)
 
 
 NETWORKS = build(False, True)

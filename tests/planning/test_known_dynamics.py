@@ -33,7 +33,7 @@ def test_it_is_the_users_function_over_any_leading_axes(key):
 
 
 def test_it_plans_to_the_goal_and_starts_from_the_last_plan(key):
-    planner = make_planner(KnownDynamics(step, action_size=2), action_size=2, cfg=CFG)
+    planner = make_planner(KnownDynamics(step, action_size=2), action_size=2, config=CFG)
     plan = jnp.zeros((2, 2))
     decision = planner(jnp.zeros(2), plan, key)
     np.testing.assert_allclose(decision.action, GOAL, atol=0.02)
@@ -47,7 +47,7 @@ def test_it_plans_to_the_goal_and_starts_from_the_last_plan(key):
 
 def test_a_terminal_value_can_outweigh_the_rewards(key):
     model = KnownDynamics(step, action_size=2, terminal_value=lambda s: 100.0 * s[0])
-    planner = make_planner(model, action_size=2, cfg=CFG)
+    planner = make_planner(model, action_size=2, config=CFG)
     assert planner(jnp.zeros(2), jnp.zeros((2, 2)), key).action[0] > 0.95
 
 
@@ -59,7 +59,7 @@ def test_it_avoids_what_its_model_cannot_predict(key, fault):
         state = state + action
         return state, jnp.where(state[0] > 0.2, fault, state[0])
 
-    planner = make_planner(KnownDynamics(broken, action_size=2), action_size=2, cfg=CFG)
+    planner = make_planner(KnownDynamics(broken, action_size=2), action_size=2, config=CFG)
     decision = planner(jnp.zeros(2), jnp.zeros((2, 2)), key)
     assert 0.0 < decision.action[0] <= 0.2
     assert np.isfinite(decision.plan_mean).all()

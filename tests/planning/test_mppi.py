@@ -125,7 +125,7 @@ def compiled(model, cfg, explore, curious):
             action_mask=mask,
             discount=0.9,
             return_scale=return_scale,
-            cfg=cfg,
+            config=cfg,
             explore=explore,
             exploration_value=(lambda z, u: curiosity * u[..., 0]) if curious else None,
         )

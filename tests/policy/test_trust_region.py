@@ -86,7 +86,7 @@ def updater(trust, epochs, minibatches):
         )
         optimizer = optax.adam(learning_rate)
         return trust_region.trust_region_update(
-            loss, params, state, data, key, optimizer=optimizer, cfg=cfg
+            loss, params, state, data, key, optimizer=optimizer, config=cfg
         )
 
     # A small program that compiles longer than it runs.

@@ -48,7 +48,9 @@ def test_a_policy_step_with_a_bad_loss_or_gradient_is_left_out(key, kind, loss_f
     params = {"w": jnp.full(2, 0.5)}
     state = trust_region.init_trust_region(params, optimizer)
     run = jax.jit(
-        functools.partial(trust_region.trust_region_update, loss_fn, optimizer=optimizer, cfg=cfg)
+        functools.partial(
+            trust_region.trust_region_update, loss_fn, optimizer=optimizer, config=cfg
+        )
     )
     # in one of the two minibatches: one step is taken
     _, one_state, metrics = run(params, state, jnp.ones((4, 2)).at[3].set(bad), key)

@@ -30,7 +30,7 @@ def build(can_terminate: bool) -> Networks:
         TaskSpec("toy/a", 4, 2, 50, 1, 0.9, False),
         TaskSpec("toy/b", 5, 3, 50, 1, 0.95, can_terminate),
     ]
-    return make_networks(specs, MASKS, observation_size=5, cfg=CFG)
+    return make_networks(specs, MASKS, observation_size=5, config=CFG)
 
 
 def random_params(networks: Networks, seed: int = 0) -> AgentParams:

@@ -105,7 +105,7 @@ def test_truncation_does_not_cut_the_bootstrap(key):
     @jax.jit
     def both(w):
         args = (Known(), Z_NEXT, DISCOUNT, w, DISCOUNT, key)
-        return td_targets(*args), lambda_targets(*args, cfg=cfg)
+        return td_targets(*args), lambda_targets(*args, config=cfg)
 
     for a, b in zip(both(cut), both(whole), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -132,7 +132,7 @@ def by_lambda(model, w, key, *, steps):
 
     def targets(lambda_):
         cfg = WorldModelConfig(imagined_target_steps=steps, lambda_=lambda_)
-        return lambda_targets(model, Z_NEXT, DISCOUNT, w, DISCOUNT, key, cfg=cfg)
+        return lambda_targets(model, Z_NEXT, DISCOUNT, w, DISCOUNT, key, config=cfg)
 
     return jax.jit(targets)
 
@@ -197,7 +197,7 @@ def test_total_loss_weighs_steps_by_hand():
     mask = np.array([[1, 1], [1, 0], [1, 0]], np.float32)
     step = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], np.float32)
     losses = {"consistency": step, "reward": 10.0 * step, "value": step * 0, "termination": step}
-    total, means = total_loss(losses, mask, cfg=cfg)
+    total, means = total_loss(losses, mask, config=cfg)
     # Over W = 3 steps and B = 2 windows: (1 (1 + 2) + 0.5 * 3 + 0.25 * 5) / 6 = 5.75 / 6.
     assert total == pytest.approx(5.75 / 6.0 * (20.0 + 10.0 * 0.1 + 3.0), rel=1e-6)
     # Reported means are plain: (1 + 2 + 3 + 5) / 4 steps that count.
@@ -207,7 +207,7 @@ def test_total_loss_weighs_steps_by_hand():
 
 def test_total_loss_of_nothing_is_zero():
     losses = {"reward": np.ones((2, 3), np.float32)}
-    total, means = total_loss(losses, np.zeros((2, 3), np.float32), cfg=WorldModelConfig())
+    total, means = total_loss(losses, np.zeros((2, 3), np.float32), config=WorldModelConfig())
     assert total == 0.0 and means["reward"] == 0.0
 
 
@@ -218,7 +218,7 @@ def compute(networks):
     def loss(params, w, z_target, value_target):
         key = jax.random.key(7)
         losses, first = world_model_losses(networks, params, w, z_target, value_target, key)
-        total, _ = total_loss(losses, w.mask, cfg=WorldModelConfig())
+        total, _ = total_loss(losses, w.mask, config=WorldModelConfig())
         return total, (losses, first)
 
     return COMPILE(jax.value_and_grad(loss, has_aux=True))
