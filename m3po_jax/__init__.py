@@ -28,12 +28,17 @@ if TYPE_CHECKING:
     from m3po_jax.networks.layers import sim_norm
     from m3po_jax.ops import two_hot
     from m3po_jax.ops.returns import gae, lambda_return
-    from m3po_jax.ops.statistics import init_running_moments, update_running_moments
+    from m3po_jax.ops.statistics import (
+        init_running_moments,
+        init_running_range,
+        update_running_moments,
+        update_running_range,
+    )
     from m3po_jax.ops.symlog import symexp, symlog
     from m3po_jax.ops.two_hot import Support
     from m3po_jax.planning.known_dynamics import KnownDynamics, make_planner
     from m3po_jax.planning.mppi import mppi_plan
-    from m3po_jax.policy.exploration import discrepancy_bonus, exploration_weight
+    from m3po_jax.policy.exploration import disagreement, novelty_bonus, novelty_weight
     from m3po_jax.policy.trust_region import (
         Gaussians,
         init_trust_region,
@@ -64,12 +69,14 @@ _HOME = {
     "Support": "m3po_jax.ops.two_hot",
     "UserError": "m3po_jax.config",
     "default_config": "m3po_jax.config",
-    "discrepancy_bonus": "m3po_jax.policy.exploration",
-    "exploration_weight": "m3po_jax.policy.exploration",
+    "disagreement": "m3po_jax.policy.exploration",
+    "novelty_bonus": "m3po_jax.policy.exploration",
+    "novelty_weight": "m3po_jax.policy.exploration",
     "from_config_dict": "m3po_jax.config",
     "gae": "m3po_jax.ops.returns",
     "imagine": "m3po_jax.world_model.imagine",
     "init_running_moments": "m3po_jax.ops.statistics",
+    "init_running_range": "m3po_jax.ops.statistics",
     "init_trust_region": "m3po_jax.policy.trust_region",
     "lambda_return": "m3po_jax.ops.returns",
     "load": "m3po_jax.deploy.agent",
@@ -87,6 +94,7 @@ _HOME = {
     "train_and_evaluate": "m3po_jax.training.loop",
     "trust_region_update": "m3po_jax.policy.trust_region",
     "update_running_moments": "m3po_jax.ops.statistics",
+    "update_running_range": "m3po_jax.ops.statistics",
     "validate": "m3po_jax.config_validation",
 }
 _MODULES = {"two_hot": "m3po_jax.ops.two_hot"}
@@ -107,12 +115,14 @@ __all__ = [
     "UserError",
     "__version__",
     "default_config",
-    "discrepancy_bonus",
-    "exploration_weight",
+    "disagreement",
+    "novelty_bonus",
+    "novelty_weight",
     "from_config_dict",
     "gae",
     "imagine",
     "init_running_moments",
+    "init_running_range",
     "init_trust_region",
     "lambda_return",
     "load",
@@ -131,6 +141,7 @@ __all__ = [
     "trust_region_update",
     "two_hot",
     "update_running_moments",
+    "update_running_range",
     "validate",
 ]
 

@@ -34,6 +34,7 @@ def validate(config: Config) -> None:
     check_planner(config.planner)
     _check_policy(config)
     _check_encoder(config)
+    _check_exploration(config)
     if config.has_model:
         _check_model_data(config, load)
     _check_minibatches(
@@ -82,14 +83,22 @@ def _check_policy(config: Config) -> None:
         )
 
 
+def _check_exploration(config: Config) -> None:
+    if config.has_bonus and not config.planner.collect:
+        raise setting_error(
+            "exploration.scale",
+            config.exploration.scale,
+            "acts in the planner that collects alone; set planner.collect = True, or it to 0",
+        )
+
+
 # What an agent without a world model must not ask for: setting, what it may be, the remedy.
 _MODEL_FREE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("planner.collect", lambda value: not value, "False"),
     ("policy.objective", lambda value: value == "likelihood_ratio", "'likelihood_ratio'"),
     ("policy.data", lambda value: value == "real", "'real'"),
     ("policy.planner_kl_scale", lambda value: value == 0, "0"),
-    ("exploration.beta_start", lambda value: value == 0, "0"),
-    ("exploration.beta_end", lambda value: value == 0, "0"),
+    ("exploration.scale", lambda value: value == 0, "0"),
     ("train.updates_per_transition", lambda value: value == 0, "0"),
     ("train.eval_policy", lambda value: value == "prior", "'prior'"),
 )

@@ -68,16 +68,18 @@ def model_programs(cfg: Config) -> dict[str, Callable[[], Any]]:
     )
     task: Any = OneTask((spec,))
     masks = np.ones((1, sizes.ACTION), np.float32)
-    networks = make_networks((spec,), masks, sizes.OBSERVATION, cfg.network)
+    networks = make_networks(
+        (spec,), masks, sizes.OBSERVATION, cfg.network,
+        num_explorers=cfg.exploration.num_explorers if cfg.has_bonus else 0,
+    )  # fmt: skip
     optimizers = make_optimizers(cfg, iterations=1, transitions=1)
     agent = jax.jit(lambda key: state.init_agent(networks, optimizers, key))(jax.random.key(0))
     parts = Parts(task, networks, optimizers, cfg)
-    beta = jnp.full((), 0.1) if cfg.has_bonus else None
     keys = jax.random.split(jax.random.key(1), 4)
     window = _window(keys[:2])
     once = jax.jit(
         lambda agent, key: replay_updates.update_from_windows(
-            agent, window, jax.random.split(key, 3), parts=parts, beta=beta
+            agent, window, jax.random.split(key, 3), parts=parts
         ),
         donate_argnums=0,
     )  # fmt: skip
@@ -86,7 +88,7 @@ def model_programs(cfg: Config) -> dict[str, Callable[[], Any]]:
     plan = jax.jit(
         lambda agent, observation, plan_mean, key: rollout.planned_actions(
             networks, rollout.plan_with_two_heads(agent, key), task, observation, plan_mean,
-            key[None], beta=beta, explore=True, config=cfg,
+            key[None], explore=True, config=cfg,
         )
     )  # fmt: skip
     learned = [jax.tree.map(jnp.copy, agent)]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from m3po_jax.learning import replay_updates, rollout, train_step
+from m3po_jax.learning.exploration_update import exploration_update
 from m3po_jax.learning.perception import perceive
 from m3po_jax.learning.state import TrainState
 from m3po_jax.learning.world_model_update import world_model_update
@@ -71,10 +72,12 @@ def make_parts(experiment: Experiment) -> list[Part]:
     """The parts of one iteration, those without a model where the agent has none."""
     config = experiment.config
     parts = [_environments(experiment), _acting(experiment)]
-    if config.has_critic:
+    if config.learns_from_real:
         parts.append(_fresh_update(experiment))
     if config.has_model:
         parts += [_replay_write(experiment), _replay_sample(experiment), _model_update(experiment)]
+        if config.has_bonus:
+            parts.append(_exploration_update(experiment))
         if not config.learns_from_real:
             parts.append(_policy_update(experiment))
     return parts
@@ -104,7 +107,7 @@ def _acting(experiment: Experiment) -> Part:
 
     def once(carry: Any, inputs: Any, key: jax.Array) -> Any:
         plan_mean, u = carry
-        agent, observation, beta = inputs
+        agent, observation = inputs
         if config.planner.collect:
             agent = rollout.plan_with_two_heads(agent, key)
         # The sum, which changes no digit, keeps the compiler from encoding once for all calls.
@@ -117,13 +120,13 @@ def _acting(experiment: Experiment) -> Part:
             env.env_keys(key),
         )
         if config.planner.collect:
-            actions = rollout.planned_actions(*args, beta=beta, explore=True, config=config)
+            actions = rollout.planned_actions(*args, explore=True, config=config)
         else:
             actions = rollout.prior_actions(*args, explore=True)
         return actions.plan_mean, actions.u
 
     def inputs(state: TrainState) -> Any:
-        return state.agent, state.rollout.env.observation, _beta(experiment, state)
+        return state.agent, state.rollout.env.observation
 
     def start(state: TrainState) -> Any:
         return state.rollout.plan_mean, jnp.zeros((env.batch_size, env.action_size))
@@ -133,19 +136,13 @@ def _acting(experiment: Experiment) -> Part:
 
 
 def _fresh_update(experiment: Experiment) -> Part:
-    """Learning from the newest unroll: critic, bonus and, without a model, the policy."""
+    """Learning from the newest unroll: the model-free critic and the policy."""
 
-    def once(agent: Any, inputs: Any, key: jax.Array) -> Any:
-        trajectory, beta = inputs
-        learned, _ = train_step.learn_from_rollout(
-            agent, trajectory, key, parts=experiment, beta=beta
-        )
-        return learned
+    def once(agent: Any, trajectory: Any, key: jax.Array) -> Any:
+        return train_step.learn_from_rollout(agent, trajectory, key, parts=experiment)[0]
 
-    def inputs(state: TrainState) -> Any:
-        return _unroll(experiment, state), _beta(experiment, state)
-
-    return Part("fresh_update", 1, once, lambda state: state.agent, inputs)
+    unroll = functools.partial(_unroll, experiment)
+    return Part("fresh_update", 1, once, lambda state: state.agent, unroll)
 
 
 def _replay_write(experiment: Experiment) -> Part:
@@ -178,28 +175,38 @@ def _model_update(experiment: Experiment) -> Part:
     return Part("world_model_update", calls, once, lambda state: state.agent, windows)
 
 
+def _exploration_update(experiment: Experiment) -> Part:
+    def once(agent: Any, inputs: Any, _: jax.Array) -> Any:
+        return exploration_update(agent, *inputs, parts=experiment)[0]
+
+    sample = _replay_sample(experiment).start
+
+    def inputs(state: TrainState) -> Any:
+        window = sample(state)
+        observation = jnp.concatenate([window.observation[:1], window.next_observation])
+        tasks = jnp.broadcast_to(window.task_id, observation.shape[:-1])
+        see = jax.jit(lambda *args: perceive(experiment.networks, *args)[1])
+        return window, see(state.agent, observation, tasks)
+
+    calls = updates_per_iteration(experiment)
+    return Part("exploration_update", calls, once, lambda state: state.agent, inputs)
+
+
 def _policy_update(experiment: Experiment) -> Part:
     env, networks, config = experiment.env, experiment.networks, experiment.config
     size, horizon = config.world_model.batch_size, config.world_model.horizon
 
     def once(agent: Any, inputs: Any, key: jax.Array) -> Any:
-        z, task_id, beta = inputs
-        learned, _ = replay_updates.policy_from_replay(
-            agent,
-            z,
-            task_id,
-            jax.random.split(key),
-            parts=experiment,
-            beta=beta,
-        )
-        return learned
+        z, task_id = inputs
+        keys = jax.random.split(key)
+        return replay_updates.policy_from_replay(agent, z, task_id, keys, parts=experiment)[0]
 
     def inputs(state: TrainState) -> Any:
         task_id = jnp.arange(size, dtype=jnp.int32) % len(env.specs)
         observation = jax.random.normal(state.key, (horizon + 1, size, env.observation_size))
         tasks = jnp.broadcast_to(task_id, observation.shape[:-1])
         z = jax.jit(lambda *args: perceive(networks, *args)[1])(state.agent, observation, tasks)
-        return z, task_id, _beta(experiment, state)
+        return z, task_id
 
     calls = updates_per_iteration(experiment)
     return Part("policy_update", calls, once, lambda state: state.agent, inputs)
@@ -213,8 +220,3 @@ def _unroll(experiment: Experiment, state: TrainState) -> Trajectory:
     task_id = jnp.broadcast_to(jnp.asarray(env.task_id), u.shape[:2])
     mask = jnp.asarray(env.action_mask)[task_id]
     return Trajectory(**data, task_id=task_id, behaviour_mean=jnp.zeros_like(u), behaviour_std=mask)
-
-
-def _beta(experiment: Experiment, state: TrainState) -> jax.Array | None:
-    env_steps = state.iteration * experiment.env_steps_per_iteration
-    return train_step.bonus_weight(env_steps, experiment.config)

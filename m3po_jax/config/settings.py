@@ -20,6 +20,7 @@ Module = Literal[
     "reward",
     "termination",
     "q",
+    "explorers",
     "decoder",
     "policy",
     "critic",
@@ -216,23 +217,29 @@ class CriticConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExplorationConfig:
-    """Value-discrepancy bonus (docs/concepts.md, "Exploration: where two values disagree").
+    """Novelty bonus (docs/concepts.md, "Exploration: what is not known yet").
 
     Attributes:
-        beta_start: Weight of the bonus at the first step; 0 in both switches the bonus off.
-        beta_end: Weight of the bonus at the last step, reached linearly.
-        discount: Discount of the bonus critic.
-        max_bonus: Upper clip of the normalised bonus.
-        learning_rate: Adam step size of the bonus critic.
-        tau: Step of the bonus critic's target towards the critic, per training iteration.
+        scale: Weight of novelty in the collecting planner, as a share of the range of the task's
+            rewards per agent step; it falls as the task is mastered. 0 switches the bonus off.
+        num_explorers: Small networks that predict the next latent; the bonus is their disagreement.
+        explorer_width: Width of their one hidden layer.
+        max_bonus: Upper clip of the bonus, whose mean over the replayed steps of a task is about 1.
+        discount: Discount of the value of novelty per agent step.
+        expectile: Of what may come next, which outcome the value of novelty expects: 0.5 the mean,
+            towards 1 the best.
+        learning_rate: Adam step size of the value of novelty.
+        tau: Step of its target towards it, per update.
     """
 
-    beta_start: Annotated[float, at_least(0)] = 0.1
-    beta_end: Annotated[float, at_least(0)] = 0.0
-    discount: Annotated[float, Range(0, 1, "[)")] = 0.99
-    max_bonus: Annotated[float, above(0)] = 2.0
+    scale: Annotated[float, at_least(0)] = 0.0375
+    num_explorers: Annotated[int, Range(2, MOST_ROWS)] = 5
+    explorer_width: Annotated[int, Range(1, MOST_ROWS)] = 64
+    max_bonus: Annotated[float, above(0)] = 5.0
+    discount: Annotated[float, Range(0, 1, "[)")] = 0.98
+    expectile: Annotated[float, Range(0, 1, "()")] = 0.9
     learning_rate: Annotated[float, above(0)] = 3e-4
-    tau: Annotated[float, Range(0, 1, "(]")] = 0.1
+    tau: Annotated[float, Range(0, 1, "(]")] = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,15 +326,10 @@ class Config:
 
     @property
     def has_bonus(self) -> bool:
-        """Whether the exploration bonus ever has a weight."""
-        return self.exploration.beta_start > 0.0 or self.exploration.beta_end > 0.0
+        """Whether the collecting planner seeks novelty."""
+        return self.exploration.scale > 0.0
 
     @property
     def learns_from_real(self) -> bool:
         """Whether the policy's surrogate data are the fresh rollouts."""
         return self.policy.objective == "likelihood_ratio" and self.policy.data == "real"
-
-    @property
-    def has_critic(self) -> bool:
-        """Whether anything uses the model-free critic."""
-        return self.has_bonus or self.learns_from_real

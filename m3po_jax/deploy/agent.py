@@ -172,7 +172,7 @@ class Agent:
         if policy == "prior":
             actions = rollout.prior_actions(*args, explore=False)
             return jnp.tanh(actions.u), plan_mean
-        actions = rollout.planned_actions(*args, beta=None, explore=False, config=self.config)
+        actions = rollout.planned_actions(*args, explore=False, config=self.config)
         return jnp.tanh(actions.u), warm_start.shift(actions.plan_mean)
 
     @functools.cached_property

@@ -47,8 +47,8 @@ class Ends:
         outcome = (z, self.networks.action_size, e)
         return {
             "encoder": (self.networks.observation_size, e),
-            **dict.fromkeys(("dynamics", "reward", "termination", "q", "exploration"), outcome),
-            **dict.fromkeys(("decoder", "policy", "critic"), (z, e)),
+            **dict.fromkeys(("dynamics", "reward", "termination", "q", "explorers"), outcome),
+            **dict.fromkeys(("decoder", "policy", "critic", "exploration"), (z, e)),
         }
 
 
@@ -254,7 +254,7 @@ def _moved_statistics(old: Statistics, new: Statistics, source: Ends, target: En
         name: jax.tree.map(
             lambda a, b: jnp.asarray(b).at[to].set(a[from_]), getattr(old, name), getattr(new, name)
         )
-        for name in ("plan_scale", "value_scale", "discrepancy")
+        for name in ("plan_scale", "value_scale", "disagreement", "reward", "recent_reward")
     }
     result: Statistics = new.replace(**moved)
     return result

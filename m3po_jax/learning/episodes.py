@@ -58,7 +58,7 @@ def evaluate(agent: AgentState, key: jax.Array, *, parts: Parts, policy: str) ->
         args = (networks, agent, env, observation, plan_mean, keys)
         if policy == "prior":
             return rollout.prior_actions(*args, explore=False)
-        return rollout.planned_actions(*args, beta=None, explore=False, config=parts.config)
+        return rollout.planned_actions(*args, explore=False, config=parts.config)
 
     start = env.init(init_key, stagger=False)
     # Episodes that end early restart from the first states; what follows does not count.

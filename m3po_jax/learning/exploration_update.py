@@ -1,125 +1,102 @@
-"""The bonus of the fresh rollout, and its critic Q_x (docs/concepts.md)."""
+"""The bonus of replayed steps, and the value of novelty V_x that is fitted to it."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from m3po_jax.learning.fitting import ema, fit, flatten
+from m3po_jax.learning.fitting import ema
+from m3po_jax.learning.metrics import SKIPPED
 from m3po_jax.learning.parts import Parts
-from m3po_jax.learning.perception import encode_trajectory
-from m3po_jax.learning.state import STATISTICS_DECAY, AgentState
-from m3po_jax.learning.values import exploration_values, model_free_value, target_model
-from m3po_jax.networks.factory import Networks
-from m3po_jax.ops import checks, finite, statistics, two_hot
+from m3po_jax.learning.state import AgentState
+from m3po_jax.learning.values import novelty_value, online_model
+from m3po_jax.ops import checks, finite, rows, statistics, two_hot
 from m3po_jax.policy import exploration
-from m3po_jax.types import Metrics, Params, Trajectory
-from m3po_jax.world_model.latent import TaskContext
+from m3po_jax.types import Metrics, Params, Window
+from m3po_jax.world_model.latent import task_context
+
+# Weight of the past in the mean disagreement, per update: it must know the whole replay.
+_DECAY = 0.999
 
 
 def exploration_update(
-    agent: AgentState, trajectory: Trajectory, discount: jax.Array, key: jax.Array, *, parts: Parts
+    agent: AgentState, window: Window, z: jax.Array, *, parts: Parts
 ) -> tuple[AgentState, Metrics]:
-    """Bonuses of the fresh rollout, and one fit of their critic Q_x.
+    """One step of V_x: an upper expectile of the discounted bonus of replayed steps.
+
+    Bonuses are computed anew whenever they are used, so none is older than the networks.
 
     Args:
         agent: The agent.
-        trajectory: The fresh rollout `[T, B, ...]`.
-        discount: gamma_k of the environments `[B]`.
-        key: Consumed.
+        window: Replayed windows of B.
+        z: Latents of all their observations `[W + 1, B, Z]`.
         parts: What the iteration is made of.
     """
-    networks, config = parts.networks, parts.config.exploration
-    context, z, z_next = encode_trajectory(networks, agent, trajectory)
-    q_mf, q_mb = _two_values(networks, agent, trajectory, discount, z, z_next, context)
-    moments = _discrepancy_moments(agent, jnp.abs(q_mf - q_mb), trajectory, parts)
-    bonus = exploration.discrepancy_bonus(q_mf, q_mb, trajectory.task_id, moments, config=config)
-    agent, fit_metrics = _fit_bonus_critic(
-        agent, trajectory, z, z_next, context, bonus, key, parts=parts
+    networks, config, axis_name = parts.networks, parts.config.exploration, parts.axis_name
+    context = task_context(networks, agent.params.world_model, window.task_id)
+    guesses = online_model(networks, agent).guesses(z[:-1], window.pre_tanh_action, context)
+    disagreement = exploration.disagreement(guesses)
+    task_id = jnp.broadcast_to(window.task_id, disagreement.shape)
+    moments = statistics.update_running_moments(
+        agent.statistics.disagreement,
+        disagreement,
+        task_id,
+        window.mask,
+        decay=_DECAY,
+        axis_name=axis_name,
     )
-    agent = agent.replace(
-        target_exploration=ema(agent.target_exploration, agent.params.exploration, config.tau),
-        statistics=agent.statistics.replace(discrepancy=moments),
+    moments = finite.keep_finite(moments, agent.statistics.disagreement)
+    bonus = exploration.novelty_bonus(
+        disagreement, moments.mean[task_id], max_bonus=config.max_bonus
     )
+    checks.check_range("exploration, bonus", bonus, 0.0, config.max_bonus)
+    ahead = novelty_value(networks, agent.target_exploration, z[1:], context)
+    keep = config.discount * (1.0 - window.termination)
+    target = (1.0 - config.discount) * bonus + keep * ahead
+    e = jnp.broadcast_to(context.e, (*bonus.shape, context.e.shape[-1]))
+
+    def loss_fn(params: Params) -> jax.Array:
+        logits = networks.exploration_logits(rows.spread(params, axis_name), z[:-1], e)
+        value = jax.lax.stop_gradient(two_hot.decode(logits, networks.support))
+        weight = exploration.expectile_weight(target, value, expectile=config.expectile)
+        loss = weight * two_hot.cross_entropy(logits, target, networks.support)
+        return statistics.masked_mean(loss, window.mask, axis_name=axis_name)
+
+    agent, metrics = _step(loss_fn, agent, parts)
+    agent = agent.replace(statistics=agent.statistics.replace(disagreement=moments))
 
     def mean_per_task(x: jax.Array) -> jax.Array:
         return statistics.per_task_moments(
-            x,
-            trajectory.task_id,
-            trajectory.valid,
-            num_tasks=moments.mean.shape[0],
-            axis_name=parts.axis_name,
+            x, task_id, window.mask, num_tasks=parts.num_tasks, axis_name=axis_name
         )[0]
 
-    metrics = {
-        **fit_metrics,
-        "exploration/bonus": mean_per_task(bonus),
-        "exploration/discrepancy": mean_per_task(jnp.abs(q_mf - q_mb)),
+    shown = {"bonus": bonus, "disagreement": disagreement, "value": ahead}
+    return agent, {
+        **metrics,
+        **{f"exploration/{name}": mean_per_task(x) for name, x in shown.items()},
     }
-    return agent, metrics
 
 
-def _two_values(
-    networks: Networks,
-    agent: AgentState,
-    trajectory: Trajectory,
-    discount: jax.Array,
-    z: jax.Array,
-    z_next: jax.Array,
-    context: TaskContext,
-) -> tuple[jax.Array, jax.Array]:
-    """Values of the steps `[T, B]`: by what happened and V_mf, and by the world model alone."""
-    model = target_model(networks, agent)
-    q_mf = trajectory.reward + discount * (1.0 - trajectory.termination) * model_free_value(
-        networks, agent, z_next, context.e
-    )
-    z_model, reward, continuation = model.next(z, trajectory.pre_tanh_action, context)
-    q_mb = reward + discount * continuation * model.state_value(z_model, context)
-    return q_mf, q_mb
-
-
-def _discrepancy_moments(
-    agent: AgentState, discrepancy: jax.Array, trajectory: Trajectory, parts: Parts
-) -> statistics.RunningMoments:
-    """The running moments with those of this rollout; as they were if these are not finite."""
-    moments = statistics.update_running_moments(
-        agent.statistics.discrepancy,
-        discrepancy,
-        trajectory.task_id,
-        trajectory.valid,
-        decay=STATISTICS_DECAY,
-        axis_name=parts.axis_name,
-    )
-    return finite.keep_finite(moments, agent.statistics.discrepancy)
-
-
-def _fit_bonus_critic(
-    agent: AgentState,
-    trajectory: Trajectory,
-    z: jax.Array,
-    z_next: jax.Array,
-    context: TaskContext,
-    bonus: jax.Array,
-    key: jax.Array,
-    *,
-    parts: Parts,
+def _step(
+    loss_fn: Callable[[Params], jax.Array], agent: AgentState, parts: Parts
 ) -> tuple[AgentState, Metrics]:
-    """Fits Q_x to the bonuses `[T, B]` and to what its EMA expects after them."""
-    networks, config = parts.networks, parts.config.exploration
-    next_mean, _ = target_model(networks, agent).policy(z_next, context)
-    next_value = exploration_values(networks, agent.target_exploration, z_next, next_mean, context)
-    checks.check_range("exploration, bonus", bonus, 0.0, config.max_bonus)
-    target = bonus + config.discount * (1.0 - trajectory.termination) * next_value
-
-    def loss_fn(params: Params, batch: Any) -> jax.Array:
-        z, a, e, target, valid = batch
-        logits = networks.exploration_logits(params, z, a, e)
-        return statistics.masked_mean(
-            two_hot.cross_entropy(logits, target, networks.support),
-            valid,
-            axis_name=parts.axis_name,
-        )
-
-    action = jnp.tanh(trajectory.pre_tanh_action) * context.action_mask
-    data = flatten((z, action, context.e, target, trajectory.valid))
-    return fit("exploration", loss_fn, agent, data, key, parts=parts)
+    """A gradient step of V_x and of its EMA; none if loss or gradient is not finite."""
+    params = agent.params.exploration
+    loss, gradient = jax.value_and_grad(loss_fn)(params)
+    updates, opt_state = parts.optimizers.exploration.update(
+        gradient, agent.exploration_opt, params
+    )
+    params = optax.apply_updates(params, updates)
+    new = agent.replace(
+        params=agent.params.replace(exploration=params),
+        target_exploration=ema(agent.target_exploration, params, parts.config.exploration.tau),
+        exploration_opt=opt_state,
+    )
+    taken = finite.is_finite("exploration", {"total": loss}, gradient)
+    metrics = {
+        "exploration/loss": loss,
+        "exploration/gradient_norm": optax.tree.norm(gradient),
+        f"exploration{SKIPPED}": (~taken).astype(jnp.float32),
+    }
+    return finite.select(taken, new, agent), metrics

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,8 @@ from m3po_jax.config import Config
 from m3po_jax.types import Params
 
 _ENCODER = ("encoder", "embedding")
+# Of the world model's parameters, those that only the bonus reads.
+_APART = "explorers"
 
 
 class Optimizers(NamedTuple):
@@ -71,7 +73,14 @@ def make_optimizers(config: Config, *, iterations: int, transitions: int) -> Opt
 
 
 def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
-    """`optax.clip_by_global_norm`, for parts of a gradient too, whose norm takes an exchange."""
+    """`optax.clip_by_global_norm`, for parts of a gradient too, whose norm takes an exchange.
+
+    The explorers have a norm of their own: theirs must not shorten a step of the world model.
+    """
+
+    def clip(gradient: Params, norm: jax.Array) -> Params:
+        shorter = lambda g: jnp.where(norm < max_norm, g, (g / norm) * max_norm)  # noqa: E731
+        return jax.tree.map(shorter, gradient)
 
     def update(
         gradient: Params,
@@ -80,9 +89,15 @@ def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
         *,
         global_norm: Callable[[Params], jax.Array] = optax.tree.norm,
     ) -> tuple[Params, optax.EmptyState]:
-        norm = global_norm(gradient)
-        clip = lambda g: jnp.where(norm < max_norm, g, (g / norm) * max_norm)  # noqa: E731
-        return jax.tree.map(clip, gradient), state
+        if not (isinstance(gradient, Mapping) and _APART in gradient):
+            return clip(gradient, global_norm(gradient)), state
+        # With zeros in place of the others, the norm is still that of a whole gradient.
+        none = jax.tree.map(jnp.zeros_like, gradient)
+        apart = {**none, _APART: gradient[_APART]}
+        others = {**gradient, _APART: none[_APART]}
+        clipped = clip(others, global_norm(others))
+        clipped[_APART] = clip(apart, global_norm(apart))[_APART]
+        return clipped, state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 

@@ -15,7 +15,6 @@ from m3po_jax.learning.perception import encode_trajectory
 from m3po_jax.learning.state import STATISTICS_DECAY, AgentState
 from m3po_jax.learning.values import (
     continues,
-    exploration_values,
     model_free_value,
     online_model,
     target_model,
@@ -26,6 +25,9 @@ from m3po_jax.policy.trust_region import Gaussians
 from m3po_jax.types import Metrics, Params, Trajectory
 from m3po_jax.world_model.imagine import imagine, reach_probability
 from m3po_jax.world_model.latent import TaskContext, task_context
+
+# Advantages that differ by less, as a share of the range of the task's rewards, are noise.
+_ADVANTAGE_FLOOR = 0.005
 
 
 class PolicyData(NamedTuple):
@@ -47,7 +49,6 @@ def imagined_policy_data(
     key: jax.Array,
     *,
     parts: Parts,
-    beta: jax.Array | None,
 ) -> PolicyData:
     """On-policy samples imagined from replayed states (`imagined` in docs/concepts.md).
 
@@ -57,7 +58,6 @@ def imagined_policy_data(
         task_id: `[B]`.
         key: Consumed.
         parts: What the iteration is made of.
-        beta: Weight of the exploration advantage, or `None`.
 
     Returns:
         `imagined_horizon * B` samples.
@@ -83,7 +83,7 @@ def imagined_policy_data(
     data = PolicyData(imagined.z, context, imagined.u, old, advantage, weight, old)
     # Without termination the weights are 1: a constant, that nothing need be multiplied with.
     counts = weight if networks.world_model.has_termination else jnp.ones_like(weight)
-    advantage = _combined_advantage(agent, data, tasks, counts, parts=parts, beta=beta)
+    advantage = _normalized_advantage(agent, advantage, tasks, counts, parts=parts)
     return _flat(data._replace(advantage=advantage))
 
 
@@ -93,7 +93,6 @@ def real_policy_data(
     discount: jax.Array,
     *,
     parts: Parts,
-    beta: jax.Array | None,
 ) -> PolicyData:
     """Importance-weighted samples of the fresh rollout (`real` in docs/concepts.md).
 
@@ -104,7 +103,6 @@ def real_policy_data(
         trajectory: The fresh rollout `[T, B, ...]`.
         discount: gamma_k of the environments `[B]`.
         parts: What the iteration is made of.
-        beta: Weight of the exploration advantage, or `None`.
 
     Returns:
         `T * B` samples.
@@ -129,8 +127,8 @@ def real_policy_data(
     u = trajectory.pre_tanh_action
     behaviour = Gaussians(trajectory.behaviour_mean, trajectory.behaviour_std)
     data = PolicyData(z, context, u, old, advantage, trajectory.valid, behaviour)
-    advantage = _combined_advantage(
-        agent, data, trajectory.task_id, data.weight, parts=parts, beta=beta
+    advantage = _normalized_advantage(
+        agent, advantage, trajectory.task_id, data.weight, parts=parts
     )
     log_weight = distributions.log_prob(u, mean, std, context.action_mask) - distributions.log_prob(
         u, behaviour.mean, behaviour.std, context.action_mask
@@ -181,7 +179,6 @@ def pathwise_policy_update(
     key: jax.Array,
     *,
     parts: Parts,
-    beta: jax.Array | None,
 ) -> tuple[AgentState, Metrics]:
     """One update of the policy along the gradient of Q (`pathwise` in docs/concepts.md).
 
@@ -192,7 +189,6 @@ def pathwise_policy_update(
         task_id: `[B]`.
         key: Consumed.
         parts: What the iteration is made of.
-        beta: Weight of the exploration value, or `None`.
     """
     networks, axis_name = parts.networks, parts.axis_name
     head_key, key = jax.random.split(key)
@@ -225,15 +221,11 @@ def pathwise_policy_update(
         mask = context.action_mask
         new = Gaussians(*networks.policy(params, z, context.e, mask))
         u = new.mean + new.std * rows.normal(key, row, new.mean.shape[1:])
-        score = online.value(z, u, context)
-        if beta is not None:
-            bonus = exploration_values(networks, agent.params.exploration, z, u, context)
-            score += scale * beta * bonus
         ones = jnp.ones_like(scale)
         loss = trust_region.pathwise_loss(
             new,
             u,
-            score,
+            online.value(z, u, context),
             scale,
             ones,
             mask,
@@ -245,34 +237,26 @@ def pathwise_policy_update(
     return _apply_policy_update(loss_fn, agent, data, key, parts=parts)
 
 
-def _combined_advantage(
+def _normalized_advantage(
     agent: AgentState,
-    data: PolicyData,
+    advantage: jax.Array,
     task_id: jax.Array,
     weight: jax.Array,
     *,
     parts: Parts,
-    beta: jax.Array | None,
 ) -> jax.Array:
-    """Per-task normalised task advantage plus `beta * (Q_x(z, u) - Q_x(z, pi(z)))`.
+    """Advantages of mean 0 and deviation 1 per task, or less where only noise makes them differ.
 
     In mean and deviation samples have the `weight` that they have in the loss.
     """
-    advantage = statistics.normalize_per_task(
-        data.advantage,
+    return statistics.normalize_per_task(
+        advantage,
         task_id,
         weight,
         num_tasks=parts.num_tasks,
+        epsilon=_ADVANTAGE_FLOOR * agent.statistics.reward.width + 1e-6,
         axis_name=parts.axis_name,
     )
-    if beta is None:
-        return advantage
-
-    def q_x(u: jax.Array) -> jax.Array:
-        params = agent.params.exploration
-        return exploration_values(parts.networks, params, data.z, u, data.context)
-
-    return advantage + beta * (q_x(data.u) - q_x(data.old.mean))
 
 
 def _flat(data: PolicyData) -> PolicyData:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from m3po_jax.learning import metrics as metrics_lib
 from m3po_jax.learning import policy_update
+from m3po_jax.learning.exploration_update import exploration_update
 from m3po_jax.learning.parts import Parts
 from m3po_jax.learning.state import AgentState
 from m3po_jax.learning.world_model_update import world_model_update
@@ -21,13 +22,12 @@ def learn_from_replay(
     num_updates: jax.Array,
     *,
     parts: Parts,
-    beta: jax.Array | None,
 ) -> tuple[AgentState, Metrics]:
     """`num_updates` updates of the world model and, unless its data are `real`, of the policy.
 
     Returns the agent and the metrics of all updates together (see `learning.metrics`).
     """
-    once = partial(replay_update, parts=parts, beta=beta)
+    once = partial(replay_update, parts=parts)
     _, shapes = jax.eval_shape(once, agent, replay, key)
 
     def body(index: jax.Array, carry: tuple[AgentState, Metrics]) -> tuple[AgentState, Metrics]:
@@ -46,12 +46,11 @@ def replay_update(
     key: jax.Array,
     *,
     parts: Parts,
-    beta: jax.Array | None,
 ) -> tuple[AgentState, Metrics]:
-    """One update from replay: world model and EMA, then the policy."""
+    """One update from replay: world model and EMA, V_x, then the policy."""
     keys = jax.random.split(key, 4)
     window = sample_windows(replay, keys[0], parts)
-    return update_from_windows(agent, window, keys[1:], parts=parts, beta=beta)
+    return update_from_windows(agent, window, keys[1:], parts=parts)
 
 
 def sample_windows(replay: buffer.ReplayState, key: jax.Array, parts: Parts) -> Window:
@@ -73,14 +72,16 @@ def update_from_windows(
     keys: jax.Array,
     *,
     parts: Parts,
-    beta: jax.Array | None,
 ) -> tuple[AgentState, Metrics]:
-    """One update of world model and EMA, then of the policy; three keys `[3]` are consumed."""
+    """One update of world model and EMA, V_x, then the policy; three keys `[3]` are consumed."""
     agent, z, model_metrics = world_model_update(agent, window, keys[0], parts=parts)
-    agent, policy_metrics = policy_from_replay(
-        agent, z, window.task_id, keys[1:], parts=parts, beta=beta
-    )
-    return agent, {**model_metrics, **policy_metrics}
+    metrics = dict(model_metrics)
+    if parts.config.has_bonus:
+        agent, exploration_metrics = exploration_update(agent, window, z, parts=parts)
+        metrics.update(exploration_metrics)
+    agent, policy_metrics = policy_from_replay(agent, z, window.task_id, keys[1:], parts=parts)
+    metrics.update(policy_metrics)
+    return agent, metrics
 
 
 def policy_from_replay(
@@ -90,7 +91,6 @@ def policy_from_replay(
     keys: jax.Array,
     *,
     parts: Parts,
-    beta: jax.Array | None,
 ) -> tuple[AgentState, Metrics]:
     """One update of the policy from latents of replayed windows; none if its data are `real`.
 
@@ -100,16 +100,11 @@ def policy_from_replay(
         task_id: Their tasks `[B]`.
         keys: Two keys `[2]`, for the data and the update; consumed.
         parts: What the iteration is made of.
-        beta: Weight of the bonus, or `None`.
     """
     data_key, policy_key = keys
     if parts.config.policy.objective == "pathwise":
-        return policy_update.pathwise_policy_update(
-            agent, z, task_id, policy_key, parts=parts, beta=beta
-        )
+        return policy_update.pathwise_policy_update(agent, z, task_id, policy_key, parts=parts)
     if parts.config.policy.data != "imagined":
         return agent, {}
-    data = policy_update.imagined_policy_data(
-        agent, z[0], task_id, data_key, parts=parts, beta=beta
-    )
+    data = policy_update.imagined_policy_data(agent, z[0], task_id, data_key, parts=parts)
     return policy_update.policy_update(agent, data, policy_key, parts=parts)

@@ -12,10 +12,11 @@ from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
 from m3po_jax.learning.parts import Parts
 from m3po_jax.learning.perception import perceive
 from m3po_jax.learning.state import AgentState, RolloutState
-from m3po_jax.learning.values import exploration_values, online_model
+from m3po_jax.learning.values import novelty_value, online_model
 from m3po_jax.networks.factory import Networks
 from m3po_jax.ops import checks
 from m3po_jax.planning import mppi, warm_start
+from m3po_jax.policy import exploration
 from m3po_jax.types import Trajectory
 from m3po_jax.world_model.latent import TaskContext, two_heads
 
@@ -85,7 +86,6 @@ def planned_actions(
     plan_mean: jax.Array,
     keys: jax.Array,
     *,
-    beta: jax.Array | None,
     explore: bool,
     config: Config,
 ) -> Actions:
@@ -98,8 +98,7 @@ def planned_actions(
         observation: `[B, O]`.
         plan_mean: Shifted last plan `[B, H, A]`.
         keys: One per environment `[B]`, consumed.
-        beta: Weight of the exploration value `[]`; `None` leaves it out.
-        explore: Whether to draw an elite and add noise.
+        explore: Whether to draw an elite, add noise and, where the run has a bonus, seek novelty.
         config: The run's settings.
     """
     model = online_model(networks, agent)
@@ -107,19 +106,22 @@ def planned_actions(
     scale = jnp.maximum(agent.statistics.plan_scale.mean, _MIN_PLAN_SCALE)
     # Before its first update the running mean is zero and no scale at all.
     scale = jnp.where(agent.statistics.plan_scale.weight > 0.0, scale, 1.0)
+    seeks_novelty = explore and config.has_bonus
+    share = jnp.zeros_like(scale)
+    if seeks_novelty:
+        scale, share = _with_novelty(agent, scale, config)
 
     def plan(
         z: jax.Array,
         context: TaskContext,
         plan_mean: jax.Array,
         key: jax.Array,
-        discount: jax.Array,
-        scale: jax.Array,
+        per_task: tuple[jax.Array, ...],
     ) -> mppi.Plan:
-        def exploration_value(z: jax.Array, u: jax.Array) -> jax.Array:
-            assert beta is not None
-            return beta * exploration_values(networks, agent.params.exploration, z, u, context)
-
+        discount, scale, share, usual = per_task
+        novelty = None
+        if seeks_novelty:
+            novelty = _novelty(networks, agent, context, share, usual, config)
         return mppi.mppi_plan(
             model,
             z,
@@ -131,14 +133,53 @@ def planned_actions(
             return_scale=scale,
             config=config.planner,
             explore=explore,
-            exploration_value=None if beta is None else exploration_value,
+            novelty=novelty,
         )
 
-    per_env = (jnp.asarray(rows.discount)[rows.task_id], scale[rows.task_id])
-    inputs = (z, context, plan_mean, keys, *per_env)
+    per_task = (jnp.asarray(rows.discount), scale, share, agent.statistics.disagreement.mean)
+    per_env = jax.tree.map(lambda x: x[rows.task_id], per_task)
+    inputs = (z, context, plan_mean, keys, per_env)
     plans = _map_rows(plan, inputs, size=_CPU_SEQUENCES // config.planner.num_samples)
     spread = jnp.std(plans.returns, axis=-1)
     return Actions(plans.u, plans.mean, plans.std, plans.plan_mean, spread)
+
+
+def _with_novelty(
+    agent: AgentState, scale: jax.Array, config: Config
+) -> tuple[jax.Array, jax.Array]:
+    """Unit of the returns, and what one standard deviation of novelty counts, of each task `[K]`.
+
+    Scores are `(G + w X) / max(s, w)`: where returns differ by less than novelty is worth, that is
+    their unit, and where nothing is known to pay, novelty is all that counts.
+    """
+    statistics = agent.statistics
+    weight, known = exploration.novelty_weight(
+        statistics.reward, statistics.recent_reward.mean, scale=config.exploration.scale
+    )
+    unit = jnp.maximum(scale, weight)
+    return jnp.where(known, unit, jnp.inf), jnp.where(known, weight / unit, 1.0)
+
+
+def _novelty(
+    networks: Networks,
+    agent: AgentState,
+    context: TaskContext,
+    share: jax.Array,
+    usual: jax.Array,
+    config: Config,
+) -> mppi.Novelty:
+    """What the planner seeks; `usual` is the mean disagreement on the task's replayed steps."""
+    model, settings = online_model(networks, agent), config.exploration
+
+    def bonus(z: jax.Array, u: jax.Array) -> jax.Array:
+        disagreement = exploration.disagreement(model.guesses(z, u, context))
+        bonus = exploration.novelty_bonus(disagreement, usual, max_bonus=settings.max_bonus)
+        return (1.0 - settings.discount) * bonus
+
+    def ahead(z: jax.Array) -> jax.Array:
+        return novelty_value(networks, agent.params.exploration, z, context)
+
+    return mppi.Novelty(bonus, ahead, settings.discount, share)
 
 
 def _map_rows(function: Any, inputs: tuple[Any, ...], *, size: int) -> Any:
@@ -170,7 +211,6 @@ def collect(
     key: jax.Array,
     *,
     parts: Parts,
-    beta: jax.Array | None,
     random: jax.Array,
 ) -> tuple[RolloutState, Trajectory, Timestep, jax.Array]:
     """Collects one unroll in all environments.
@@ -181,7 +221,6 @@ def collect(
         rollout: Where collecting stands.
         key: Consumed.
         parts: What the iteration is made of.
-        beta: Weight of the exploration value, or `None`.
         random: `[]` bool, whether actions are random.
 
     Returns:
@@ -198,7 +237,7 @@ def collect(
     def choose(observation: jax.Array, plan_mean: jax.Array, keys: jax.Array) -> Actions:
         args = (networks, agent, env, observation, plan_mean, keys)
         if config.planner.collect:
-            return planned_actions(*args, beta=beta, explore=True, config=config)
+            return planned_actions(*args, explore=True, config=config)
         return prior_actions(*args, explore=True)
 
     def step(

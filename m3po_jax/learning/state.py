@@ -26,7 +26,9 @@ class Statistics:
 
     plan_scale: statistics.RunningMoments  # spread of the predicted returns in one population
     value_scale: statistics.RunningScale  # of Q, used by the pathwise objective
-    discrepancy: statistics.RunningMoments  # of |Q_mf - Q_mb|
+    disagreement: statistics.RunningMoments  # of the explorers, over replayed steps
+    reward: statistics.RunningRange  # of the rewards collected
+    recent_reward: statistics.RunningMoments  # the same, of late
     observation: observation_moments.ObservationMoments  # used without a world model
 
 
@@ -82,7 +84,9 @@ def init_agent(networks: Networks, optimizers: Optimizers, key: jax.Array) -> Ag
         statistics=Statistics(
             plan_scale=statistics.init_running_moments(num_tasks),
             value_scale=statistics.init_running_scale(num_tasks),
-            discrepancy=statistics.init_running_moments(num_tasks),
+            disagreement=statistics.init_running_moments(num_tasks),
+            reward=statistics.init_running_range(num_tasks),
+            recent_reward=statistics.init_running_moments(num_tasks),
             observation=observation_moments.init_observation_moments(
                 num_tasks, networks.observation_size
             ),

@@ -8,18 +8,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.config import Config
 from m3po_jax.envs.by_task import ByTaskEnv
 from m3po_jax.envs.multitask import Timestep
 from m3po_jax.learning import metrics as metrics_lib
 from m3po_jax.learning import policy_update, rollout
 from m3po_jax.learning.critic_update import critic_update
-from m3po_jax.learning.exploration_update import exploration_update
 from m3po_jax.learning.parts import Parts
 from m3po_jax.learning.replay_updates import learn_from_replay
 from m3po_jax.learning.state import STATISTICS_DECAY, AgentState, RolloutState, TrainState
 from m3po_jax.ops import observation_moments, statistics
-from m3po_jax.policy.exploration import exploration_weight
+from m3po_jax.policy.exploration import novelty_weight
 from m3po_jax.replay import buffer
 from m3po_jax.types import Metrics, Trajectory
 
@@ -53,8 +51,7 @@ def collect(state: TrainState, parts: Parts, *, by_task: ByTaskEnv | None = None
     With `by_task` each device steps whole tasks meanwhile; what comes in and out is the same.
     """
     _, key, _, _ = _keys(state)
-    random, beta = _schedule(state, parts)
-    act = partial(rollout.collect, key=key, parts=parts, beta=beta, random=random)
+    act = partial(rollout.collect, key=key, parts=parts, random=_is_random(state, parts))
     if by_task is None:
         return Collected(*act(parts.env, agent=state.agent, rollout=state.rollout))
     start = RolloutState(*by_task.enter(state.rollout.env, state.rollout.plan_mean))
@@ -73,11 +70,14 @@ def learn(state: TrainState, collected: Collected, parts: Parts) -> tuple[TrainS
     """
     config, trajectory = parts.config, collected.trajectory
     key, _, fresh_key, replay_key = _keys(state)
-    random, beta = _schedule(state, parts)
+    random = _is_random(state, parts)
     replay = buffer.add(state.replay, trajectory)
     agent = update_plan_scale(state.agent, trajectory, collected.return_spread, parts)
-    learn_fresh = partial(learn_from_rollout, parts=parts, beta=beta)
-    agent, fresh_metrics = _skip_if(random, learn_fresh, agent, trajectory, fresh_key)
+    agent = update_rewards(agent, trajectory, parts)
+    fresh_metrics: Metrics = {}
+    if config.learns_from_real:
+        learn_fresh = partial(learn_from_rollout, parts=parts)
+        agent, fresh_metrics = _skip_if(random, learn_fresh, agent, trajectory, fresh_key)
     if not config.has_model:
         agent = update_observation_moments(agent, trajectory, parts)
 
@@ -88,7 +88,7 @@ def learn(state: TrainState, collected: Collected, parts: Parts) -> tuple[TrainS
     replay_metrics: Metrics = {}
     if config.has_model:
         agent, replay_metrics = learn_from_replay(
-            agent, replay, replay_key, num_updates, parts=parts, beta=beta
+            agent, replay, replay_key, num_updates, parts=parts
         )
     new_state = TrainState(
         agent=agent,
@@ -102,17 +102,14 @@ def learn(state: TrainState, collected: Collected, parts: Parts) -> tuple[TrainS
     rollout_metrics = metrics_lib.rollout_metrics(collected.timesteps, parts)
     metrics = {**rollout_metrics, **fresh_metrics, **replay_metrics}
     metrics["plan/return_scale"] = agent.statistics.plan_scale.mean
-    metrics["exploration/beta"] = jnp.zeros(()) if beta is None else beta
+    if config.has_bonus:
+        metrics["exploration/weight"], _ = novelty_weight(
+            agent.statistics.reward,
+            agent.statistics.recent_reward.mean,
+            scale=config.exploration.scale,
+        )
     metrics["updates"] = new_state.updates
     return new_state, metrics
-
-
-def bonus_weight(env_steps: jax.Array, config: Config) -> jax.Array | None:
-    """Beta now, or `None` if it is zero throughout, so that nothing of the bonus is computed."""
-    if not config.has_bonus:
-        return None
-    start, end = config.exploration.beta_start, config.exploration.beta_end
-    return exploration_weight(env_steps / config.train.total_env_steps, start=start, end=end)
 
 
 def _keys(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -121,11 +118,10 @@ def _keys(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array
     return key, collect_key, fresh_key, replay_key
 
 
-def _schedule(state: TrainState, parts: Parts) -> tuple[jax.Array, jax.Array | None]:
-    """Whether actions are random now, and the weight of the bonus."""
+def _is_random(state: TrainState, parts: Parts) -> jax.Array:
+    """Whether actions are random now."""
     env_steps = state.iteration.astype(jnp.float32) * parts.env_steps_per_iteration
-    random = env_steps < parts.config.train.warmup_env_steps
-    return random, bonus_weight(env_steps, parts.config)
+    return env_steps < parts.config.train.warmup_env_steps
 
 
 def update_plan_scale(
@@ -141,6 +137,19 @@ def update_plan_scale(
         axis_name=parts.axis_name,
     )
     return agent.replace(statistics=agent.statistics.replace(plan_scale=plan_scale))
+
+
+def update_rewards(agent: AgentState, trajectory: Trajectory, parts: Parts) -> AgentState:
+    """Folds the rewards of the rollout into their range and recent mean per task."""
+    args = (trajectory.reward, trajectory.task_id, trajectory.valid)
+    reward = statistics.update_running_range(
+        agent.statistics.reward, *args, axis_name=parts.axis_name
+    )
+    recent = statistics.update_running_moments(
+        agent.statistics.recent_reward, *args, decay=STATISTICS_DECAY, axis_name=parts.axis_name
+    )
+    new = agent.statistics.replace(reward=reward, recent_reward=recent)
+    return agent.replace(statistics=new)
 
 
 def update_observation_moments(
@@ -161,34 +170,18 @@ def update_observation_moments(
 
 
 def learn_from_rollout(
-    agent: AgentState,
-    trajectory: Trajectory,
-    key: jax.Array,
-    *,
-    parts: Parts,
-    beta: jax.Array | None,
+    agent: AgentState, trajectory: Trajectory, key: jax.Array, *, parts: Parts
 ) -> tuple[AgentState, Metrics]:
-    """What needs fresh data: the `real` policy update, V_mf, and the bonus with its critic.
-
-    V_mf is trained where something uses it: the `real` policy update or the bonus.
+    """What needs fresh data: the `real` policy update and V_mf, which nothing else uses.
 
     The policy goes first: its old latents, values and probabilities are those that collected.
     """
-    keys = jax.random.split(key, 3)
+    policy_key, critic_key = jax.random.split(key)
     discount = jnp.asarray(parts.env.discount)[parts.env.task_id]
-    fresh = (trajectory, discount)
-    metrics: dict[str, jax.Array] = {}
-    if parts.config.learns_from_real:
-        data = policy_update.real_policy_data(agent, *fresh, parts=parts, beta=beta)
-        agent, policy_metrics = policy_update.policy_update(agent, data, keys[0], parts=parts)
-        metrics.update(policy_metrics)
-    if parts.config.has_critic:
-        agent, critic_metrics = critic_update(agent, *fresh, keys[1], parts=parts)
-        metrics.update(critic_metrics)
-    if beta is not None:
-        agent, exploration_metrics = exploration_update(agent, *fresh, keys[2], parts=parts)
-        metrics.update(exploration_metrics)
-    return agent, metrics
+    data = policy_update.real_policy_data(agent, trajectory, discount, parts=parts)
+    agent, policy_metrics = policy_update.policy_update(agent, data, policy_key, parts=parts)
+    agent, critic_metrics = critic_update(agent, trajectory, discount, critic_key, parts=parts)
+    return agent, {**policy_metrics, **critic_metrics}
 
 
 def _skip_if(

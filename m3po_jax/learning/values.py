@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from m3po_jax.learning.state import AgentState
 from m3po_jax.networks.factory import Networks
 from m3po_jax.ops import two_hot
-from m3po_jax.types import Trajectory
+from m3po_jax.types import Params, Trajectory
 from m3po_jax.world_model.latent import TaskContext, WorldModelLatent
 
 
@@ -29,14 +29,12 @@ def model_free_value(
     return two_hot.decode(networks.value_logits(agent.params.critic, z, e), networks.support)
 
 
-def exploration_values(
-    networks: Networks, params: dict, z: jax.Array, u: jax.Array, context: TaskContext
+def novelty_value(
+    networks: Networks, params: Params, z: jax.Array, context: TaskContext
 ) -> jax.Array:
-    """Q_x(z, u) `[...]`: the discounted bonus that the bonus critic expects."""
-    lead = z.shape[:-1]
-    e = jnp.broadcast_to(context.e, (*lead, context.e.shape[-1]))
-    a = jnp.tanh(u) * jnp.broadcast_to(context.action_mask, u.shape)
-    return two_hot.decode(networks.exploration_logits(params, z, a, e), networks.support)
+    """V_x(z) `[...]`: the discounted bonus that can be expected from there on."""
+    e = jnp.broadcast_to(context.e, (*z.shape[:-1], context.e.shape[-1]))
+    return two_hot.decode(networks.exploration_logits(params, z, e), networks.support)
 
 
 def continues(trajectory: Trajectory) -> jax.Array:

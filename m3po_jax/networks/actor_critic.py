@@ -51,7 +51,7 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """Two-hot logits of a value: V_mf(z, e), or Q_x(z, a, e) when an action is given.
+    """Two-hot logits of a state's value: V_mf(z, e) or V_x(z, e).
 
     Attributes:
         width: Width of the two hidden layers.

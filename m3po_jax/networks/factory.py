@@ -24,7 +24,7 @@ class AgentParams:
     world_model: Params  # embedding, encoder, dynamics, reward, termination, Q; {} without a model
     policy: Params
     critic: Params  # V_mf
-    exploration: Params  # Q_x
+    exploration: Params  # V_x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Networks:
         encoder: What `z` and `e` are for policy and critic: `latent` for the world model's, or
             `observation` for normalised observations and one-hot task ids.
         actor: The policy prior.
-        critic: The head of V_mf and of Q_x.
+        critic: The head of V_mf and of V_x.
         support: Bins of every two-hot head.
         observation_size: Padded observation size O.
         action_size: Padded action size A.
@@ -74,7 +74,7 @@ class Networks:
             world_model=world_model,
             policy=self.actor.init(keys[1], z, e, u)["params"],
             critic=self.critic.init(keys[2], z, e)["params"],
-            exploration=self.critic.init(keys[3], z, u, e)["params"],
+            exploration=self.critic.init(keys[3], z, e)["params"],
         )
 
     def action_mask(self, task_id: jax.Array) -> jax.Array:
@@ -125,11 +125,9 @@ class Networks:
         """Two-hot logits of V_mf; `params` are the critic's."""
         return _apply(self.critic, params, z, e)
 
-    def exploration_logits(
-        self, params: Params, z: jax.Array, a: jax.Array, e: jax.Array
-    ) -> jax.Array:
-        """Two-hot logits of Q_x for the executed action `a`; `params` are Q_x's."""
-        return _apply(self.critic, params, z, a, e)
+    def exploration_logits(self, params: Params, z: jax.Array, e: jax.Array) -> jax.Array:
+        """Two-hot logits of V_x, the value of novelty; `params` are V_x's."""
+        return _apply(self.critic, params, z, e)
 
 
 def _apply(module: nn.Module, params: Params, *inputs: jax.Array) -> Any:
@@ -142,6 +140,8 @@ def make_networks(
     observation_size: int,
     config: NetworkConfig,
     *,
+    num_explorers: int = 0,
+    explorer_width: int = 64,
     decoder: bool = False,
 ) -> Networks:
     """Builds the bundle for a set of tasks.
@@ -151,6 +151,8 @@ def make_networks(
         action_masks: 1 for active action dims `[K, A]`.
         observation_size: Padded observation size O.
         config: Sizes; zeros are taken from the preset `config.size`.
+        num_explorers: Small networks whose disagreement is the exploration bonus; 0 means none.
+        explorer_width: Width of their hidden layer.
         decoder: Whether the world model decodes observations.
     """
     config = resolve_network(config, len(specs))
@@ -166,6 +168,8 @@ def make_networks(
         simplex_size=config.simplex_size,
         dropout=config.dropout,
         has_termination=any(spec.can_terminate for spec in specs),
+        num_explorers=num_explorers,
+        explorer_width=explorer_width,
         decoded_size=observation_size if decoder else 0,
         precision=config.precision,
     )

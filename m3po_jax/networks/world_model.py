@@ -33,6 +33,9 @@ class WorldModel(nn.Module):
         simplex_size: Group size of SimNorm.
         dropout: Dropout rate in the first Q layer.
         has_termination: Whether there is a termination head.
+        num_explorers: Small networks that predict the next latent, and whose disagreement is the
+            exploration bonus; 0 means none.
+        explorer_width: Width of their hidden layer.
         decoded_size: Observation size O of the decoder; 0 means no decoder.
         precision: Of the products' inputs, as for `layers.MLP`.
     """
@@ -48,6 +51,8 @@ class WorldModel(nn.Module):
     simplex_size: int
     dropout: float
     has_termination: bool
+    num_explorers: int = 0
+    explorer_width: int = 64
     decoded_size: int = 0
     precision: str = "float32"
 
@@ -70,6 +75,10 @@ class WorldModel(nn.Module):
             zero_output=True,
             precision=self.precision,
         )
+        if self.num_explorers:
+            self.explorers = layers.ensemble(layers.MLP, self.num_explorers)(
+                (self.explorer_width,), self.latent_size, precision=self.precision
+            )
         if self.decoded_size:
             self.decoder = mlp(hidden, self.decoded_size)
 
@@ -113,6 +122,10 @@ class WorldModel(nn.Module):
             dropout_keys = of_heads(dropout_keys, jnp.arange(self.num_q))
         return self.q(_join(z, a, e), dropout_keys)
 
+    def guesses(self, z: jax.Array, a: jax.Array, e: jax.Array) -> jax.Array:
+        """The next latent as each explorer expects it `[num_explorers, ..., Z]`."""
+        return self.explorers(_join(z, a, e), None)
+
     def decode(self, z: jax.Array, e: jax.Array) -> jax.Array:
         """Symlog observations `[..., O]` of latents `[..., Z]`."""
         return self.decoder(jnp.concatenate([z, e], axis=-1))
@@ -125,6 +138,8 @@ class WorldModel(nn.Module):
         self.q_logits(z, a, e)
         if self.has_termination:
             self.termination_logit(z, a, e)
+        if self.num_explorers:
+            self.guesses(z, a, e)
         if self.decoded_size:
             self.decode(z, e)
 

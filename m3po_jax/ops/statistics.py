@@ -73,7 +73,7 @@ def normalize_per_task(
     weight: chex.Array,
     *,
     num_tasks: int,
-    epsilon: float = 1e-6,
+    epsilon: jax.Array | float = 1e-6,
     axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
     """Shifts and scales the samples of each task to weighted mean 0 and standard deviation 1.
@@ -83,14 +83,14 @@ def normalize_per_task(
         task_id: Integers in [0, num_tasks), of the shape of `x`.
         weight: Weights of 0 or more, or a mask, of the shape of `x`.
         num_tasks: Number of tasks K.
-        epsilon: Added to the standard deviation.
+        epsilon: Added to the standard deviation, a number or one for each task `[K]`.
         axis_name: Mesh axes over which the samples are spread.
 
     Returns:
         `(x - mean_k) / (std_k + epsilon)` of the shape of `x`, 0 where the weight is 0.
     """
     mean, std, _ = per_task_moments(x, task_id, weight, num_tasks=num_tasks, axis_name=axis_name)
-    normalized = (x - mean[task_id]) / (std[task_id] + epsilon)
+    normalized = (x - mean[task_id]) / (std + epsilon)[task_id]
     return jnp.where(jnp.asarray(weight).astype(bool), normalized, 0.0)
 
 
@@ -215,6 +215,63 @@ def update_running_scale(
     # Selected, not multiplied by a rate of 0: an empty task's quantiles are a neighbour's values.
     spread = jnp.where(count > 0, state.spread + rate * (high - low - state.spread), state.spread)
     return RunningScale(spread=spread, weight=weight)
+
+
+@flax.struct.dataclass
+class RunningRange:
+    """The smallest and the largest sample of each task so far; 0 where there is none yet."""
+
+    low: jax.Array  # [K]
+    high: jax.Array  # [K]
+    seen: jax.Array  # [K] 1 where there was a sample, else 0
+
+    @property
+    def width(self) -> jax.Array:
+        """Their distance `[K]`; 0 where all samples were equal."""
+        return self.high - self.low
+
+
+def init_running_range(num_tasks: int) -> RunningRange:
+    """Returns the state before any sample, for `num_tasks` tasks."""
+    return RunningRange(
+        low=jnp.zeros(num_tasks), high=jnp.zeros(num_tasks), seen=jnp.zeros(num_tasks)
+    )
+
+
+def update_running_range(
+    state: RunningRange,
+    x: chex.Array,
+    task_id: chex.Array,
+    mask: chex.Array,
+    *,
+    axis_name: tuple[str, ...] = (),
+) -> RunningRange:
+    """Widens the ranges to hold one batch of samples; no gradient flows into the state.
+
+    Args:
+        state: Running ranges of K tasks.
+        x: Samples `[...]`.
+        task_id: Integers in [0, K), of the shape of `x`.
+        mask: 0/1 or boolean, of the shape of `x`.
+        axis_name: Mesh axes over which the samples are spread.
+
+    Returns:
+        The new state.
+    """
+    x, task_id, active = (
+        jnp.ravel(leaf)[:, None]
+        for leaf in (jax.lax.stop_gradient(x), task_id, jnp.asarray(mask).astype(bool))
+    )
+    member = active & (task_id == jnp.arange(state.low.shape[0], dtype=task_id.dtype))
+    low = jax.lax.pmin(jnp.min(jnp.where(member, x, jnp.inf), axis=0), axis_name)
+    high = jax.lax.pmax(jnp.max(jnp.where(member, x, -jnp.inf), axis=0), axis_name)
+    here = low <= high
+    before = state.seen > 0
+    return RunningRange(
+        low=jnp.where(here, jnp.where(before, jnp.minimum(low, state.low), low), state.low),
+        high=jnp.where(here, jnp.where(before, jnp.maximum(high, state.high), high), state.high),
+        seen=jnp.where(here, 1.0, state.seen),
+    )
 
 
 def _safe_sqrt(x: jax.Array) -> jax.Array:

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from m3po_jax.config import PlannerConfig, check_planner
 from m3po_jax.types import LatentModel
 
-# Scores the actions u [N, A] in the latents z [N, Z] with an exploration value [N].
-ExplorationValue = Callable[[jax.Array, jax.Array], jax.Array]
-
+# Spread below which the novelty of a population counts as equal.
+_NOVELTY_FLOOR = 0.005
 # What a score that is not finite counts as: below any other, and still a number to calculate with.
 _WORST_SCORE = -1e30
 
@@ -33,18 +32,29 @@ class Plan(NamedTuple):
     value: jax.Array  # [] predicted return of the elite whose first action was taken
 
 
+class Novelty(NamedTuple):
+    """What the collecting planner seeks besides return."""
+
+    bonus: Callable[[jax.Array, jax.Array], jax.Array]  # of steps: z [N, Z], u [N, A] to [N]
+    ahead: Callable[[jax.Array], jax.Array]  # of what may follow after z [N, Z], [N]
+    discount: float  # per step
+    share: jax.Array | float  # [] score of one standard deviation of novelty in a population
+
+
 class _Path(NamedTuple):
     z: jax.Array  # [N, Z]
     weight: jax.Array  # [N] discount times the probability to get here
     reached: jax.Array  # [N] that probability
     returns: jax.Array  # [N] discounted rewards so far
-    exploration: jax.Array  # [N]
+    novelty: jax.Array  # [N] discounted bonuses so far
+    novelty_weight: jax.Array  # [] discount of the next one
 
 
 class _Population(NamedTuple):
     u: jax.Array  # [N, H, A]
     returns: jax.Array  # [N]
-    scores: jax.Array  # [N] scaled returns plus exploration, finite
+    novelty: jax.Array  # [N]
+    scores: jax.Array  # [N] scaled returns plus novelty, finite
 
 
 def mppi_plan(
@@ -59,7 +69,7 @@ def mppi_plan(
     return_scale: jax.Array | float,
     config: PlannerConfig,
     explore: bool,
-    exploration_value: ExplorationValue | None = None,
+    novelty: Novelty | None = None,
 ) -> Plan:
     """Plans from one latent state.
 
@@ -75,11 +85,13 @@ def mppi_plan(
         key: Consumed.
         action_mask: 1 for active action dims `[A]`; the others stay zero.
         discount: Discount per step `[]`.
-        return_scale: Unit of the returns `[]`: `config.temperature` is measured in it.
+        return_scale: Unit of the returns `[]`: `config.temperature` is measured in it. With an
+            infinite one returns count for nothing.
         config: Sizes of the search.
         explore: True: execute an elite drawn by score, plus noise. False: the best elite.
-        exploration_value: Adds its mean along the imagined path to the scaled score, each step
-            weighted with the predicted probability to reach it. `None` adds nothing.
+        novelty: Added to the scaled score: within each population the novelty of a sequence,
+            `sum_h gamma_x^h c_h bonus_h + gamma_x^H c_H ahead(z_H)`, less its mean and in units of
+            its standard deviation, times `novelty.share`. `None` adds nothing.
 
     Returns:
         The plan.
@@ -90,7 +102,7 @@ def mppi_plan(
     """
     _check(config, jnp.shape(plan_mean), jnp.shape(action_mask))
     keys = jax.random.split(key, config.iterations + 2)
-    score = _scorer(model, z, context, discount, return_scale, exploration_value)
+    score = _scorer(model, z, context, discount, novelty)
     # A policy sample's return is the same in every iteration, so it is predicted once.
     prior_key, value_key = jax.random.split(keys[0])
     prior = score(_policy_samples(model, z, context, prior_key, action_mask, config), value_key)
@@ -104,6 +116,7 @@ def mppi_plan(
         noise = jax.random.normal(noise_key, (num_new, *mean.shape))
         new = score((mean + std * noise) * action_mask, value_key)
         population = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), prior, new)
+        population = population._replace(scores=_scores(population, return_scale, novelty))
         elites = _elites(population, config.num_elites)
         weights = jax.nn.softmax(elites.scores / config.temperature)
         mean = jnp.einsum("n,nha->ha", weights, elites.u)
@@ -136,7 +149,7 @@ def predicted_return(
     key: jax.Array,
     *,
     discount: jax.Array | float,
-    exploration_value: ExplorationValue | None = None,
+    novelty: Novelty | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Scores action sequences from one state.
 
@@ -150,30 +163,38 @@ def predicted_return(
         u: Pre-tanh action sequences `[N, H, A]`.
         key: Consumed; draws the action of the final value.
         discount: Discount per step.
-        exploration_value: See `mppi_plan`.
+        novelty: See `mppi_plan`.
 
     Returns:
-        Returns `[N]` and the mean exploration value along the path `[N]` (zero without one), that
-        of step h weighted with c_h.
+        Returns `[N]` and novelty `[N]`, zero without one.
     """
-    num_samples, horizon = u.shape[:2]
+    num_samples = u.shape[0]
     z = jnp.broadcast_to(z, (num_samples, *z.shape))
 
-    def step(carry: _Path, u: jax.Array) -> tuple[_Path, None]:
-        z, weight, reached, total, exploration = carry
-        if exploration_value is not None:
-            exploration += reached * exploration_value(z, u) / horizon
-        z, reward, continuation = model.next(z, u, context)
-        total += weight * reward
-        weight = weight * discount * continuation
-        return _Path(z, weight, reached * continuation, total, exploration), None
+    def step(path: _Path, u: jax.Array) -> tuple[_Path, None]:
+        new, weight = path.novelty, path.novelty_weight
+        if novelty is not None:
+            new += weight * path.reached * novelty.bonus(path.z, u)
+            weight = weight * novelty.discount
+        z, reward, continuation = model.next(path.z, u, context)
+        return _Path(
+            z=z,
+            weight=path.weight * discount * continuation,
+            reached=path.reached * continuation,
+            returns=path.returns + path.weight * reward,
+            novelty=new,
+            novelty_weight=weight,
+        ), None
 
     ones, zeros = jnp.ones(num_samples), jnp.zeros(num_samples)
-    start = _Path(z, ones, ones, zeros, zeros)
-    (z, weight, _, total, exploration), _ = jax.lax.scan(step, start, jnp.swapaxes(u, 0, 1))
-    mean, std = model.policy(z, context)
+    start = _Path(z, ones, ones, zeros, zeros, jnp.ones(()))
+    path, _ = jax.lax.scan(step, start, jnp.swapaxes(u, 0, 1))
+    mean, std = model.policy(path.z, context)
     last = mean + std * jax.random.normal(key, mean.shape)
-    return total + weight * model.value(z, last, context), exploration
+    new = path.novelty
+    if novelty is not None:
+        new += path.novelty_weight * path.reached * novelty.ahead(path.z)
+    return path.returns + path.weight * model.value(path.z, last, context), new
 
 
 def _scorer(
@@ -181,18 +202,28 @@ def _scorer(
     z: jax.Array,
     context: Any,
     discount: jax.Array | float,
-    return_scale: jax.Array | float,
-    exploration_value: ExplorationValue | None,
+    novelty: Novelty | None,
 ) -> Callable[[jax.Array, jax.Array], _Population]:
     def score(u: jax.Array, key: jax.Array) -> _Population:
-        returns, exploration = predicted_return(
-            model, z, context, u, key, discount=discount, exploration_value=exploration_value
+        returns, new = predicted_return(
+            model, z, context, u, key, discount=discount, novelty=novelty
         )
-        scores = returns / return_scale + exploration
-        # Sorting puts NaN first, and a softmax over nothing but -inf is NaN.
-        return _Population(u, returns, jnp.where(jnp.isfinite(scores), scores, _WORST_SCORE))
+        return _Population(u, returns, new, jnp.zeros_like(returns))
 
     return score
+
+
+def _scores(
+    population: _Population, return_scale: jax.Array | float, novelty: Novelty | None
+) -> jax.Array:
+    scores = population.returns / return_scale
+    if novelty is not None:
+        # One that is not finite must not decide what the others count.
+        new = jnp.where(jnp.isfinite(population.novelty), population.novelty, jnp.nan)
+        spread = jnp.nanstd(new) + _NOVELTY_FLOOR
+        scores += novelty.share * (new - jnp.nanmean(new)) / spread
+    # Sorting puts NaN first, and a softmax over nothing but -inf is NaN.
+    return jnp.where(jnp.isfinite(scores), scores, _WORST_SCORE)
 
 
 def _policy_samples(

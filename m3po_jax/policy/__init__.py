@@ -1,1 +1,1 @@
-"""The trust-region policy update and the value-discrepancy bonus."""
+"""The trust-region policy update and the exploration bonus."""

@@ -1,47 +1,60 @@
-"""The value-discrepancy bonus (docs/concepts.md; after POME, arXiv 1811.07350).
+"""The exploration bonus: novelty is where an ensemble disagrees about what comes next.
 
-Where the model-based and the model-free value of a transition disagree, one of them has something
-to learn. The bonus is a reward for exploring and never enters a task's reward, value or return.
+After Plan2Explore (arXiv 2005.05960): networks that start differently agree where data are plenty
+and disagree where they are missing, whatever the reward is. Novelty steers the collecting planner
+alone; no critic of a task, no policy and no return ever sees it.
 """
 
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.config import ExplorationConfig, check
-from m3po_jax.ops import statistics
+from m3po_jax.ops.statistics import RunningRange
+
+# Disagreement of networks that agree to the last digit.
+_NO_DISAGREEMENT = 1e-6
 
 
-def discrepancy_bonus(
-    q_mf: jax.Array,
-    q_mb: jax.Array,
-    task_id: jax.Array,
-    moments: statistics.RunningMoments,
-    *,
-    config: ExplorationConfig,
-) -> jax.Array:
-    """Bonus of transitions: `clip((delta - mean_k) / (std_k + 1e-6), 0, max_bonus)`.
+def disagreement(guesses: jax.Array) -> jax.Array:
+    """Root mean square over features of the members' spread, `[...]` of guesses `[E, ..., Z]`."""
+    return jnp.sqrt(jnp.mean(jnp.var(guesses, axis=0), axis=-1))
 
-    `delta = |q_mf - q_mb|` is how much the two values of a transition disagree.
+
+def novelty_bonus(disagreement: jax.Array, mean: jax.Array, *, max_bonus: float) -> jax.Array:
+    """Bonus of steps: their disagreement in units of its mean over the task's replayed steps.
 
     Args:
-        q_mf: Model-free values `r + gamma (1 - d) V_mf(h(o'))` `[...]`.
-        q_mb: Model-based values `r^ + gamma (1 - d^) V_mb(d(z, a))` `[...]`.
-        task_id: `[...]` int32.
-        moments: Running moments of delta per task.
-        config: Clip of the bonus.
+        disagreement: `[...]`, 0 or more.
+        mean: The task's running mean, of a shape that broadcasts to that.
+        max_bonus: Upper clip.
 
     Returns:
-        Bonuses `[...]`.
-
-    Raises:
-        ConfigError: A value of `config` is not one that it may have.
+        `clip(disagreement / mean, 0, max_bonus)` `[...]`.
     """
-    check(config, "exploration")
-    delta = jnp.abs(q_mf - q_mb)
-    std = moments.std[task_id] + 1e-6
-    return jnp.clip((delta - moments.mean[task_id]) / std, 0.0, config.max_bonus)
+    return jnp.clip(disagreement / (mean + _NO_DISAGREEMENT), 0.0, max_bonus)
 
 
-def exploration_weight(progress: jax.Array | float, *, start: float, end: float) -> jax.Array:
-    """Weight beta of the bonus, linear in `progress`, which is clipped to [0, 1]."""
-    return start + (end - start) * jnp.clip(jnp.asarray(progress, jnp.float32), 0.0, 1.0)
+def novelty_weight(
+    reward: RunningRange, recent: jax.Array, *, scale: float
+) -> tuple[jax.Array, jax.Array]:
+    """What novelty is worth in each task, in units of its return.
+
+    `scale * (high - recent)`: a share of how far the rewards that the task gives of late stay below
+    the best one that it has shown. It scales with the task's rewards, a constant added to all of
+    them changes nothing, and it ends as the task is mastered.
+
+    Args:
+        reward: Range of the rewards per agent step, K tasks.
+        recent: Mean of the rewards collected of late `[K]`.
+        scale: The share.
+
+    Returns:
+        Weights `[K]`, and whether they mean anything `[K]`: where all rewards so far are equal,
+        nothing is known that pays, and novelty is all there is.
+    """
+    known = reward.width > 0.0
+    return scale * jnp.clip(reward.high - recent, 0.0, reward.width), known
+
+
+def expectile_weight(target: jax.Array, value: jax.Array, *, expectile: float) -> jax.Array:
+    """Weights `[...]` of regression samples that make it find an expectile and not the mean."""
+    return jnp.where(target > value, expectile, 1.0 - expectile)

@@ -171,27 +171,23 @@ def trust_region(groups: Sequence[Group]) -> Section:
 
 def exploration(groups: Sequence[Group]) -> Section:
     """The bonus, what it is made of, and its weight."""
+    shown = (("weight", "units of return"), ("bonus", "mean 1"), ("disagreement", "latent"))
     panels = [
         _panel(
-            groups, "Weight of the bonus", _column("exploration/beta"), ylabel="beta", include=_ZERO
+            groups,
+            f"{name.capitalize()}, {task}",
+            _column(f"exploration/{name}/{task}"),
+            ylabel=unit,
+            include=_ZERO,
         )
+        for name, unit in shown
+        for task in all_tasks(groups)
+        if any(f"exploration/{name}/{task}" in r.metrics for g in groups for r in g.runs)
     ]
-    for name, unit in (("bonus", "normalised"), ("discrepancy", "units of return")):
-        columns = {
-            task: f"exploration/{name}/{task}"
-            for task in all_tasks(groups)
-            if any(f"exploration/{name}/{task}" in r.metrics for g in groups for r in g.runs)
-        } or {"all tasks": f"exploration/{name}"}
-        panels += [
-            _panel(
-                groups, f"{name.capitalize()}, {task}", _column(column), ylabel=unit, include=_ZERO
-            )
-            for task, column in columns.items()
-        ]
     text = (
-        "The bonus rewards actions where the model-free and the model-based value disagree; the "
-        "discrepancy is that disagreement before it is normalised. It is not part of any return "
-        "shown."
+        "Collecting seeks steps whose outcome the explorers disagree about: the bonus is that "
+        "disagreement in units of its mean over the replayed steps of the task, the weight what "
+        "one standard deviation of it counts among planned returns. It is part of no return shown."
     )
     return Section("exploration", "Exploration bonus", text, _with_data(panels))
 

@@ -76,6 +76,8 @@ def make_experiment(config: Config) -> Experiment:
         env.action_mask,
         env.observation_size,
         config.network,
+        num_explorers=config.exploration.num_explorers if config.has_bonus else 0,
+        explorer_width=config.exploration.explorer_width,
         decoder=config.world_model.reconstruction_scale > 0.0,
     )
     optimizers = make_optimizers(

@@ -158,7 +158,7 @@ def _play(
         if policy == "prior":
             actions = rollout.prior_actions(*args, explore=False)
         else:
-            actions = rollout.planned_actions(*args, beta=None, explore=False, config=config)
+            actions = rollout.planned_actions(*args, explore=False, config=config)
         imagined, predicted = _belief(agent, networks, rows, observation, actions, config, policy)
         action = jnp.tanh(actions.u)[:, : env.action_size]
         after, timestep = env.step(carry.env, start.env_states, action)

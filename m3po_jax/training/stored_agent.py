@@ -73,6 +73,8 @@ def restore_agent(
             action_masks(specs),
             max(spec.observation_size for spec in specs),
             config.network,
+            num_explorers=config.exploration.num_explorers if config.has_bonus else 0,
+            explorer_width=config.exploration.explorer_width,
             decoder=config.world_model.reconstruction_scale > 0.0,
         )
         optimizers = make_optimizers(config, iterations=1, transitions=1)  # of these none is read

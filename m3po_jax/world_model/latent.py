@@ -74,6 +74,12 @@ class WorldModelLatent:
         mask = _broadcast(context.action_mask, z)
         return self.networks.policy(self.policy_params, z, e, mask)
 
+    def guesses(self, z: jax.Array, u: jax.Array, context: TaskContext) -> jax.Array:
+        """The next latent as each explorer expects it `[num_explorers, ..., Z]`."""
+        e, a = self._inputs(z, u, context)
+        guesses: jax.Array = self.networks.apply_model(self.world_model, "guesses", z, a, e)
+        return guesses
+
     def state_value(self, z: jax.Array, context: TaskContext) -> jax.Array:
         """V_mb(z) = mean_i Q_i(z, pi(z)) `[...]`, pi at its mean."""
         mean, _ = self.policy(z, context)

@@ -103,8 +103,8 @@ def world_model_losses(
         axis_name: Mesh axes over which the windows are spread.
 
     Returns:
-        `consistency`, `reward`, `value` and, where the model has these heads, `termination` and
-        `reconstruction`, each `[W, B]`, and the first latents `[B, Z]`.
+        `consistency`, `reward`, `value` and, where the model has these heads, `termination`,
+        `explorers` and `reconstruction`, each `[W, B]`, and the first latents `[B, Z]`.
     """
     e = networks.embed(params, window.task_id)
     actions = jnp.tanh(window.pre_tanh_action) * networks.action_mask(window.task_id)
@@ -129,6 +129,10 @@ def world_model_losses(
     if networks.world_model.has_termination:
         logit = networks.apply_model(params, "termination_logit", *inputs)
         losses["termination"] = optax.sigmoid_binary_cross_entropy(logit, window.termination)
+    if networks.world_model.num_explorers:
+        # They learn from the latents, which learn nothing from them.
+        guesses = networks.apply_model(params, "guesses", *jax.lax.stop_gradient(inputs))
+        losses["explorers"] = jnp.mean(jnp.sum((guesses - z_target) ** 2, axis=-1), axis=0)
     if networks.world_model.decoded_size:
         # DreamerV3's symlog squared error, summed over the observation (arXiv 2301.04104).
         decoded = networks.apply_model(params, "decode", z_t, e_t)
@@ -159,6 +163,7 @@ def total_loss(
         "reward": config.reward_scale,
         "value": config.value_scale,
         "termination": config.termination_scale,
+        "explorers": 1.0,
         "reconstruction": config.reconstruction_scale,
     }
     horizon = mask.shape[0]

@@ -43,7 +43,7 @@ def test_it_acts_as_in_an_evaluation(agent, run, policy):
     expected = (
         rollout.prior_actions(*args, explore=False)
         if policy == "prior"
-        else rollout.planned_actions(*args, beta=None, explore=False, config=experiment.config)
+        else rollout.planned_actions(*args, explore=False, config=experiment.config)
     )
     action, plan = agent.plan(observation, agent.tasks, plan_mean, key=key, policy=policy)
     np.testing.assert_allclose(action, np.tanh(expected.u), atol=1e-5)

@@ -143,8 +143,8 @@ def test_config_flag_loads_it_from_its_path_alone(name, monkeypatch, tmp_path):
     ("name", "expected"),
     [
         ("m3po", {}),
-        ("m3po_no_bonus", {"exploration.beta_start": 0.0}),
-        ("m3po_prior_acts", {"planner.collect": False}),
+        ("m3po_no_bonus", {"exploration.scale": 0.0}),
+        ("m3po_prior_acts", {"planner.collect": False, "exploration.scale": 0.0}),
         ("reconstruction", {"world_model.reconstruction_scale": 0.1}),
         ("m3po_no_trust_region", {"policy.trust_region": "none"}),
         ("m3po_real", {"policy.data": "real", "policy.planner_kl_scale": 0.1}),
@@ -166,8 +166,7 @@ def test_ablations_differ_from_the_agent_in_one_thing(name, expected):
         ("policy.objective", "pathwise"),
         ("policy.data", "imagined"),
         ("policy.planner_kl_scale", 0.1),
-        ("exploration.beta_start", 0.1),
-        ("exploration.beta_end", 0.1),
+        ("exploration.scale", 0.1),
         ("train.updates_per_transition", 1.0),
         ("train.eval_policy", "planner"),
     ],
@@ -203,21 +202,6 @@ def test_a_run_without_a_model_cannot_be_evaluated_with_the_planner(tmp_path):
 # the critic that nothing uses
 
 
-@pytest.mark.parametrize(
-    ("name", "trained"),
-    [
-        ("m3po", True),
-        ("m3po_pathwise_kl", True),
-        ("m3po_no_bonus", False),
-        ("tdmpc2", False),
-        ("m3po_real", True),
-        ("ppo", True),
-    ],
-)
-def test_the_model_free_critic_is_trained_where_something_uses_it(name, trained):
-    assert from_config_dict(get_config(name)).has_critic == trained
-
-
 # TD-MPC2
 
 
@@ -230,9 +214,7 @@ def captured_pathwise_loss(experiment, agent, z, task_id, monkeypatch):
         return params, state, {"kl": jnp.zeros(())}
 
     monkeypatch.setattr(trust_region, "trust_region_update", capture)
-    policy_update.pathwise_policy_update(
-        agent, z, task_id, jax.random.key(0), parts=experiment, beta=None
-    )
+    policy_update.pathwise_policy_update(agent, z, task_id, jax.random.key(0), parts=experiment)
     return captured
 
 
@@ -278,17 +260,13 @@ def test_tdmpc2_learns_no_critic_no_bonus_and_is_held_by_no_trust_region():
     assert published.policy.entropy_scale == 1e-4 and published.policy.learning_rate == 3e-4
     experiment = small("tdmpc2", policy__learning_rate=0.1)
     config = experiment.config
-    beta = train_step.bonus_weight(jnp.zeros(()), config)
-    assert beta is None
+    assert not config.has_bonus and not config.learns_from_real
     agent, trajectory = random_agent(experiment), trajectory_of(experiment)
-    parts = dict(parts=experiment, beta=beta)
     key = jax.random.key(0)
-    fresh, fresh_metrics = train_step.learn_from_rollout(agent, trajectory, key, **parts)
-    assert fresh is agent and fresh_metrics == {}
 
     shapes = experiment.state_shapes().replay
     replay = buffer.add(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), trajectory)
-    update_once = jax.jit(functools.partial(replay_updates.replay_update, **parts))
+    update_once = jax.jit(functools.partial(replay_updates.replay_update, parts=experiment))
     learned, metrics = update_once(agent, replay, key)
     before, after = agent.params, learned.params
     assert not differs(before.critic, after.critic)
@@ -303,7 +281,7 @@ def test_tdmpc2_values_are_one_step_targets_of_the_worse_head(monkeypatch):
     config = experiment.config
     assert config.world_model.value_target == "td"
     state = jax.eval_shape(experiment.init, jax.random.key(0))
-    replay_update = functools.partial(replay_updates.replay_update, parts=experiment, beta=None)
+    replay_update = functools.partial(replay_updates.replay_update, parts=experiment)
 
     class TargetsAsked(Exception):
         pass
@@ -374,7 +352,7 @@ def test_real_data_carry_the_importance_weight_of_the_planner():
     discount = experiment.env.discount[experiment.env.task_id]
     data_of = jax.jit(
         functools.partial(
-            policy_update.real_policy_data, agent, discount=discount, parts=experiment, beta=None
+            policy_update.real_policy_data, agent, discount=discount, parts=experiment
         )
     )
     planned = data_of(trajectory)
@@ -407,9 +385,7 @@ def test_the_planner_is_what_real_data_are_drawn_towards():
 
     def distances():
         networks, key = experiment.networks, jax.random.key(0)
-        data = policy_update.real_policy_data(
-            agent, trajectory, discount, parts=experiment, beta=None
-        )
+        data = policy_update.real_policy_data(agent, trajectory, discount, parts=experiment)
         data = data._replace(advantage=jnp.zeros_like(data.advantage))
         near, _ = policy_update.policy_update(agent, data, key, parts=experiment)
         mask = data.context.action_mask
@@ -471,10 +447,10 @@ def test_ppo_learns_from_the_first_rollout_on_and_stays_in_its_trust_region(ppo,
 def test_ppo_behaviour_is_the_policy_that_is_improved(ppo, ppo_history):
     state = ppo_history[-1][0]
     _, trajectory, _, spread = jax.jit(
-        functools.partial(rollout.collect, ppo.env, parts=ppo, beta=None, random=False)
+        functools.partial(rollout.collect, ppo.env, parts=ppo, random=False)
     )(state.agent, state.rollout, jax.random.key(5))
     discount = ppo.env.discount[ppo.env.task_id]
-    data = jax.jit(functools.partial(policy_update.real_policy_data, parts=ppo, beta=None))(
+    data = jax.jit(functools.partial(policy_update.real_policy_data, parts=ppo))(
         state.agent, trajectory, discount
     )
     mask = np.asarray(data.context.action_mask)

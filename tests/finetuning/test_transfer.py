@@ -90,7 +90,6 @@ def outcomes(experiment, agent, task, observation, u):
     u = pad(u, env.action_size)
     model = target_model(networks, agent)
     z_next, reward, continuation = model.next(z, u, context)
-    a = jnp.tanh(u) * context.action_mask
     mean, std = model.policy(z, context)
     width = env.specs[index].action_size
     return {
@@ -102,7 +101,7 @@ def outcomes(experiment, agent, task, observation, u):
         "mean": mean[:, :width],
         "std": std[:, :width],
         "v": networks.value_logits(agent.params.critic, z, context.e),
-        "x": networks.exploration_logits(agent.params.exploration, z, a, context.e),
+        "x": networks.exploration_logits(agent.params.exploration, z, context.e),
     }
 
 
@@ -145,7 +144,7 @@ def test_a_person_reads_what_new_tasks_start_from():
 
 def test_statistics_follow_their_tasks_and_optimizers_are_fresh(ends, moved):
     fresh = random_agent(ends[1], seed=1)
-    for name in ("plan_scale", "value_scale", "discrepancy"):
+    for name in ("plan_scale", "value_scale", "disagreement", "reward", "recent_reward"):
         was, now, new = (
             jax.tree.leaves(getattr(agent.statistics, name)) for agent in (*moved, fresh)
         )

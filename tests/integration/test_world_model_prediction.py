@@ -33,7 +33,7 @@ def random_data(experiment, key):
         plan_mean=jnp.zeros((env.batch_size, experiment.config.planner.horizon, env.action_size)),
     )
     _, trajectory, _, _ = rollout.collect(
-        env, agent, start, key, parts=experiment, beta=None, random=jnp.array(True)
+        env, agent, start, key, parts=experiment, random=jnp.array(True)
     )
     return agent, trajectory
 

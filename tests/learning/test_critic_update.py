@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from m3po_jax import config as config_lib
-from m3po_jax.learning import critic_update, exploration_update
+from m3po_jax.learning import critic_update
 from m3po_jax.learning.values import continues
-from m3po_jax.ops import statistics
 from m3po_jax.types import Trajectory
 from m3po_jax.world_model.latent import TaskContext
 
@@ -47,11 +46,9 @@ def worth_100(monkeypatch):
         context = TaskContext(jnp.zeros((*shape, 1)), jnp.ones((*shape, 1)))
         return context, trajectory.observation, trajectory.next_observation
 
-    for module in (critic_update, exploration_update):
-        monkeypatch.setattr(module, "encode_trajectory", encode)
-        monkeypatch.setattr(
-            module, "model_free_value", lambda networks, agent, z, e: jnp.full(z.shape[:-1], 100.0)
-        )
+    value = lambda networks, agent, z, e: jnp.full(z.shape[:-1], 100.0)  # noqa: E731
+    monkeypatch.setattr(critic_update, "encode_trajectory", encode)
+    monkeypatch.setattr(critic_update, "model_free_value", value)
 
 
 def test_the_next_row_counts_within_an_episode_and_without_a_fault():
@@ -81,26 +78,3 @@ def test_a_fault_leaks_into_no_return(worth_100, monkeypatch):
     _, metrics = critic_update.critic_update(None, steps, GAMMA, None, parts=parts_of(config))
     # Both valid steps: 1 + 0.99 * 100. The fault pays nothing and leads nowhere: 0.99 * 100.
     assert float(metrics["critic/target"]) == pytest.approx(100.0, abs=1e-3)
-
-
-class _SeenError(Exception):
-    """Carries what the bonus was asked with."""
-
-
-def test_a_fault_enters_no_scale_of_the_bonus(worth_100, monkeypatch):
-    def spy(q_mf, q_mb, task_id, moments, *, config):
-        raise _SeenError(moments)
-
-    model = types.SimpleNamespace(
-        next=lambda z, u, context: (z, jnp.zeros(z.shape[:-1]), jnp.ones(z.shape[:-1])),
-        state_value=lambda z, context: jnp.zeros(z.shape[:-1]),
-    )
-    monkeypatch.setattr(exploration_update, "target_model", lambda *args: model)
-    monkeypatch.setattr(exploration_update.exploration, "discrepancy_bonus", spy)
-    moments = types.SimpleNamespace(discrepancy=statistics.init_running_moments(1))
-    agent, parts = types.SimpleNamespace(statistics=moments), parts_of(config_lib.Config())
-    steps = trajectory(valid=column(1, 0, 1))
-    with pytest.raises(_SeenError) as caught:
-        exploration_update.exploration_update(agent, steps, GAMMA, None, parts=parts)
-    # Q_mf is 1 + 0.99 * 100 in both valid steps and 0.99 * 100 in the fault; Q_mb is 0.
-    assert float(caught.value.args[0].mean[0]) == pytest.approx(100.0, abs=1e-3)

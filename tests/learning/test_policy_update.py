@@ -19,7 +19,10 @@ NETWORKS = types.SimpleNamespace(
     world_model=types.SimpleNamespace(num_tasks=1, has_termination=True),
     policy=lambda params, z, e, mask: (jnp.zeros((*z.shape[:-1], 1)), jnp.ones((*z.shape[:-1], 1))),
 )
-AGENT = types.SimpleNamespace(params=types.SimpleNamespace(world_model=None, policy=None))
+AGENT = types.SimpleNamespace(
+    params=types.SimpleNamespace(world_model=None, policy=None),
+    statistics=types.SimpleNamespace(reward=statistics.init_running_range(1)),
+)
 
 
 def parts_of(discount=0.99, **policy):
@@ -55,7 +58,7 @@ def imagined_samples(monkeypatch, reward, continuation):
     monkeypatch.setattr(policy_update, "imagine", lambda *args: imagined)
     parts = parts_of(0.9, imagined_horizon=horizon)
     tasks, key = np.zeros(batch, np.int32), jax.random.key(0)
-    data = policy_update.imagined_policy_data(AGENT, z[0], tasks, key, parts=parts, beta=None)
+    data = policy_update.imagined_policy_data(AGENT, z[0], tasks, key, parts=parts)
     return np.asarray(data.weight).reshape(batch, -1), np.asarray(data.advantage).reshape(batch, -1)
 
 
@@ -123,9 +126,25 @@ def test_a_fault_leaks_into_no_advantage(monkeypatch):
     # As they are: normalised, rounding noise would be of size 1.
     monkeypatch.setattr(statistics, "normalize_per_task", lambda x, *args, **options: x)
     parts = parts_of(lambda_=0.95)
-    data = policy_update.real_policy_data(
-        AGENT, trajectory, jnp.full(1, 0.99), parts=parts, beta=None
-    )
+    data = policy_update.real_policy_data(AGENT, trajectory, jnp.full(1, 0.99), parts=parts)
     # The fault pays nothing and its value is discounted: -1, and -0.94 a step before if it leaked.
     np.testing.assert_allclose(data.advantage, [0.0, -1.0, 0.0], atol=1e-4)
     np.testing.assert_array_equal(data.weight, valid[:, 0])
+
+
+def test_advantages_far_below_the_range_of_rewards_stay_small():
+    """Noise is not blown up to deviation 1, and a change of the rewards' unit changes nothing."""
+    parts = parts_of()
+    noise = np.array([-1.0, 1.0], np.float32)
+    zeros, ones = np.zeros(2, int), np.ones(2, np.float32)
+
+    def normalized(advantage, best):
+        args = (np.array([0.0, best], np.float32), zeros, ones)
+        reward = statistics.update_running_range(statistics.init_running_range(1), *args)
+        agent = types.SimpleNamespace(statistics=types.SimpleNamespace(reward=reward))
+        return policy_update._normalized_advantage(agent, advantage, zeros, ones, parts=parts)
+
+    # 1 / (1 + 0.005 * 2), and 0.001 / (0.001 + 0.01)
+    np.testing.assert_allclose(normalized(noise, 2.0), noise / 1.01, rtol=1e-4)
+    np.testing.assert_allclose(normalized(0.001 * noise, 2.0), noise / 11.0, rtol=1e-3)
+    np.testing.assert_allclose(normalized(100.0 * noise, 200.0), noise / 1.01, rtol=1e-4)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from m3po_jax import config as config_lib
-from m3po_jax.learning import episodes, policy_update, train_step
-from m3po_jax.learning.world_model_update import world_model_update
+from m3po_jax.learning import episodes, replay_updates, rollout, train_step
+from m3po_jax.ops import statistics
 from m3po_jax.replay import buffer
 from m3po_jax.training.experiment import make_experiment
 from m3po_jax.workdir.checkpoint import Checkpointer
@@ -94,7 +94,7 @@ def test_a_long_random_phase_is_made_up_for_in_several_iterations(step, states):
 def test_nothing_is_learned_while_actions_are_random(states):
     assert not differs(states[0][0].agent.params, states[2][0].agent.params)
     changed = [states[2][0].agent.params, states[3][0].agent.params]
-    for part in ("world_model", "policy", "critic", "exploration"):
+    for part in ("world_model", "policy", "exploration"):
         assert differs(*(getattr(params, part) for params in changed)), part
     assert np.isnan(states[2][1]["policy/kl"]) and not np.isnan(states[3][1]["policy/kl"])
 
@@ -141,17 +141,30 @@ def test_replay_holds_the_rewards_of_the_tasks_alone(experiment, states):
 
 
 def with_other_exploration(agent):
-    """The same agent with a bonus critic that values everything highly and at random."""
-    leaves, structure = jax.tree.flatten(agent.params.exploration)
-    keys = jax.random.split(jax.random.key(9), len(leaves))
-    noise = [3.0 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    exploration = jax.tree.unflatten(structure, noise)
+    """The same agent with explorers and a value of novelty that say anything at random."""
+
+    def noise(tree, seed):
+        leaves, structure = jax.tree.flatten(tree)
+        keys = jax.random.split(jax.random.key(seed), len(leaves))
+        other = [3.0 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(structure, other)
+
+    params = agent.params
+    explorers = noise(params.world_model["explorers"], 8)
+    exploration = noise(params.exploration, 9)
     return agent.replace(
-        params=agent.params.replace(exploration=exploration), target_exploration=exploration
+        params=params.replace(
+            world_model={**params.world_model, "explorers": explorers}, exploration=exploration
+        ),
+        target_exploration=exploration,
     )
 
 
-def test_the_bonus_reaches_no_task_critic_and_no_evaluation(experiment, states):
+def without_explorers(world_model):
+    return {name: part for name, part in world_model.items() if name != "explorers"}
+
+
+def test_novelty_reaches_no_evaluation_no_task_critic_and_no_policy(experiment, states):
     agent = states[-1][0].agent
     other = with_other_exploration(agent)
     key = jax.random.key(0)
@@ -160,28 +173,66 @@ def test_the_bonus_reaches_no_task_critic_and_no_evaluation(experiment, states):
 
     replay, layout = states[-1][0].replay, experiment.env.layout
     window = buffer.sample(replay, key, batch_size=12, window=3, layout=layout)
-    learn = jax.jit(lambda agent: world_model_update(agent, window, key, parts=experiment)[0])
-    assert_equal_trees(learn(agent).params.world_model, learn(other).params.world_model)
-    # The policy's data do see it while beta is positive, and do not at beta = 0.
-    z = jnp.full((12, experiment.networks.world_model.latent_size), 0.125)
-    data = jax.jit(
-        lambda agent, beta: (
-            policy_update.imagined_policy_data(
-                agent, z, window.task_id, key, parts=experiment, beta=beta
-            ).advantage
-        )
+    learn = jax.jit(
+        lambda agent: replay_updates.update_from_windows(
+            agent, window, jax.random.split(key, 3), parts=experiment
+        )[0]
     )
-    zero, half = jnp.zeros(()), jnp.full((), 0.5)
-    assert_equal_trees(data(agent, zero), data(other, zero))
-    assert_equal_trees(data(agent, zero), data(agent, None))
-    assert differs(data(agent, half), data(other, half))
+    one, two = learn(agent), learn(other)
+    assert_equal_trees(*(without_explorers(x.params.world_model) for x in (one, two)))
+    assert_equal_trees(one.target_q, two.target_q)
+    assert_equal_trees(one.params.policy, two.params.policy)
+    assert differs(one.params.exploration, two.params.exploration)
 
 
-def test_without_a_bonus_nothing_of_it_is_computed(experiment):
-    off = dataclasses.replace(
-        experiment.config,
-        exploration=config_lib.ExplorationConfig(beta_start=0.0, beta_end=0.0),
+def planned(experiment, state, agent, explore):
+    env = experiment.env
+    return rollout.planned_actions(
+        experiment.networks, agent, env, state.rollout.env.observation, state.rollout.plan_mean,
+        env.env_keys(jax.random.key(5)), explore=explore, config=experiment.config,
+    ).u  # fmt: skip
+
+
+def test_novelty_steers_what_is_collected(experiment, states):
+    state = states[-1][0]
+    other = with_other_exploration(state.agent)
+    plan = jax.jit(
+        lambda agent, explore: planned(experiment, state, agent, explore), static_argnums=1
     )
-    assert train_step.bonus_weight(jnp.zeros(()), off) is None
-    half_way = train_step.bonus_weight(jnp.full((), 2400.0), experiment.config)
-    np.testing.assert_allclose(half_way, 0.05, rtol=1e-6)
+    assert differs(plan(state.agent, True), plan(other, True))
+    assert not differs(plan(state.agent, False), plan(other, False))
+
+
+def test_where_no_reward_differs_collecting_plans_for_novelty_alone(experiment, states):
+    """Nothing that Q or the reward head says then matters, but it does once a reward is known."""
+    state = states[-1][0]
+    agent = state.agent
+    q = jax.tree.map(lambda x: x + 0.3, agent.params.world_model["q"])
+    other = agent.replace(
+        params=agent.params.replace(world_model={**agent.params.world_model, "q": q})
+    )
+
+    def unknown(agent):
+        reward = statistics.init_running_range(3)
+        return agent.replace(statistics=agent.statistics.replace(reward=reward))
+
+    plan = jax.jit(lambda agent: planned(experiment, state, agent, True))
+    assert not differs(plan(unknown(agent)), plan(unknown(other)))
+    assert differs(plan(agent), plan(other))
+
+
+def test_the_rewards_seen_are_those_collected(states):
+    seen = states[-1][0].agent.statistics
+    # LinearQuadratic pays at most 0, the others 0 to 2 per agent step.
+    assert seen.reward.high[1] <= 0.0 and seen.reward.low[1] < 0.0
+    assert seen.reward.low[2] >= 0.0 and 0.0 < seen.reward.high[2] <= 2.0
+    assert np.all(seen.recent_reward.mean >= seen.reward.low - 1e-5)
+    assert np.all(seen.recent_reward.mean <= seen.reward.high + 1e-5)
+
+
+def test_without_a_bonus_nothing_of_it_is_computed():
+    off = dataclasses.replace(SMALL, exploration=config_lib.ExplorationConfig(scale=0.0))
+    experiment = make_experiment(off)
+    shapes = jax.eval_shape(train_step.make_train_step(experiment), experiment.state_shapes())
+    assert "explorers" not in shapes[0].agent.params.world_model
+    assert not any(name.startswith("exploration") for name in shapes[1])

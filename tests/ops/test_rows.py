@@ -58,6 +58,11 @@ def running_scale(x, task_id, mask, **options):
     return statistics.update_running_scale(state, x, task_id, mask, decay=0.9, **options)
 
 
+def running_range(x, task_id, mask, **options):
+    state = statistics.init_running_range(K)
+    return statistics.update_running_range(state, x, task_id, mask, **options)
+
+
 def observations(x, task_id, mask, **options):
     state = observation_moments.init_observation_moments(K, 2)
     observation = jnp.stack([x, x**2], axis=-1)
@@ -71,7 +76,7 @@ def masked_mean(x, task_id, mask, **options):
 
 
 @pytest.mark.parametrize(
-    "function", [moments, running_moments, running_scale, observations, masked_mean]
+    "function", [moments, running_moments, running_scale, running_range, observations, masked_mean]
 )
 def test_statistics_are_those_of_all_samples(samples, function):
     assert_alike_and_equal(spread(function, *samples), function(*samples))

@@ -266,3 +266,18 @@ def test_never_nan(x, task_id, mask):
         assert np.isfinite(leaf).all()
     assert (np.asarray(scale.scale) >= 1.0).all()
     assert (np.asarray(moments.variance) >= 0.0).all()
+
+
+def test_running_range_by_hand():
+    """Two tasks of three; what is masked out never counts, NaN included."""
+    state = statistics.init_running_range(3)
+    assert state.width.tolist() == [0.0, 0.0, 0.0]
+    tasks = jnp.array([0, 0, 1, 1, 0])
+    x = jnp.array([2.0, -1.0, 5.0, jnp.nan, 9.0])
+    state = statistics.update_running_range(state, x, tasks, jnp.array([1, 1, 1, 0, 0]))
+    assert state.low.tolist() == [-1.0, 5.0, 0.0] and state.high.tolist() == [2.0, 5.0, 0.0]
+    assert state.seen.tolist() == [1.0, 1.0, 0.0] and state.width.tolist() == [3.0, 0.0, 0.0]
+    # The first sample replaces the zeros of a task without one, later ones widen.
+    x = jnp.array([1.0, 7.0, 4.0, 8.0, 8.5])
+    state = statistics.update_running_range(state, x, jnp.array([0, 0, 1, 2, 2]), jnp.ones(5))
+    assert state.low.tolist() == [-1.0, 4.0, 8.0] and state.high.tolist() == [7.0, 5.0, 8.5]

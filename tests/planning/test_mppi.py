@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from m3po_jax.config import ConfigError, PlannerConfig
-from m3po_jax.planning.mppi import Plan, mppi_plan, predicted_return
+from m3po_jax.planning.mppi import Novelty, Plan, mppi_plan, predicted_return
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "mppi.json"
 GOAL = np.array([0.6, -0.3], np.float32)
@@ -116,6 +116,7 @@ def compiled(model, cfg, explore, curious):
     """`mppi_plan` of everything that is not an array."""
 
     def plan(key, z, plan_mean, world, mask, return_scale, curiosity) -> Plan:
+        novelty = Novelty(lambda z, u: u[..., 0], lambda z: jnp.zeros(z.shape[0]), 0.9, curiosity)
         return mppi_plan(
             model(),
             z,
@@ -127,7 +128,7 @@ def compiled(model, cfg, explore, curious):
             return_scale=return_scale,
             config=cfg,
             explore=explore,
-            exploration_value=(lambda z, u: curiosity * u[..., 0]) if curious else None,
+            novelty=novelty if curious else None,
         )
 
     return COMPILE(plan), COMPILE(jax.vmap(plan, in_axes=(0, 0, 0, None, None, None, None)))
@@ -237,7 +238,7 @@ def test_exploring_draws_elites_by_score():
     assert alike.mean() == pytest.approx(3.5, abs=0.6)
 
 
-def test_no_exploration_value_and_a_zero_one_give_the_same_plan(key):
+def test_no_novelty_and_one_of_share_zero_give_the_same_plan(key):
     cfg = config(iterations=1)
     without = plan(key, cfg=cfg, explore=True)
     zero = plan(key, cfg=cfg, explore=True, curiosity=0.0)
@@ -245,7 +246,7 @@ def test_no_exploration_value_and_a_zero_one_give_the_same_plan(key):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_the_exploration_value_moves_the_plan_but_no_return(key):
+def test_novelty_moves_the_plan_but_no_return(key):
     cfg = config(iterations=1)
     plain = plan(key, cfg=cfg, explore=True, curiosity=0.0)
     curious = plan(key, cfg=cfg, explore=True, curiosity=10.0)
@@ -254,19 +255,58 @@ def test_the_exploration_value_moves_the_plan_but_no_return(key):
     assert curious.value < plain.value
 
 
+def test_in_an_infinite_unit_of_return_novelty_is_all_that_counts(key):
+    cfg = config(iterations=1)
+    here, there = (
+        plan(key, world=World(goal=goal), cfg=cfg, return_scale=np.inf, curiosity=1.0, explore=True)
+        for goal in (GOAL, -GOAL)
+    )
+    assert np.any(np.asarray(here.returns) != np.asarray(there.returns))
+    np.testing.assert_array_equal(here.plan_mean, there.plan_mean)
+    assert here.plan_mean[0, 0] > 0.5
+
+
+def novel_plan(key, bonus, share=5.0):
+    """A plan from the origin that seeks `bonus(u)`."""
+    novelty = Novelty(lambda z, u: bonus(u), lambda z: jnp.zeros(z.shape[0]), 0.9, share)
+    args = (Move(), jnp.zeros(2), World(), jnp.zeros((3, 2)), key)
+    return COMPILE(
+        lambda: mppi_plan(
+            *args, action_mask=jnp.ones(2), discount=0.9, return_scale=1.0,
+            config=config(iterations=1), explore=True, novelty=novelty,
+        )
+    )()  # fmt: skip
+
+
+def test_the_unit_of_novelty_does_not_matter(key):
+    small = novel_plan(key, lambda u: 10.0 * u[..., 0])
+    large = novel_plan(key, lambda u: 1000.0 * u[..., 0] + 3.0)
+    np.testing.assert_allclose(small.plan_mean, large.plan_mean, rtol=1e-2, atol=1e-2)
+
+
+def test_a_sequence_without_finite_novelty_is_the_worst_and_decides_nothing_else(key):
+    broken = novel_plan(key, lambda u: jnp.where(u[..., 0] > 2.5, jnp.nan, u[..., 0]))
+    whole = novel_plan(key, lambda u: u[..., 0])
+    assert np.isfinite(broken.plan_mean).all()
+    assert 0.2 < broken.plan_mean[0, 0] < whole.plan_mean[0, 0]
+
+
 def test_predicted_return_by_hand(key):
     u = jnp.array([[[1.0], [2.0]], [[0.0], [0.0]]])
     z = jnp.array([5.0])
-    explore = lambda z, u: z[..., 0] * u[..., 0]  # noqa: E731
+    novelty = Novelty(
+        lambda z, u: z[..., 0] * u[..., 0], lambda z: 10.0 * z[..., 0], discount=0.5, share=7.0
+    )
     predict = functools.partial(predicted_return, Halving(), z, None, u, key, discount=0.8)
-    returns, exploration = COMPILE(lambda: predict(exploration_value=explore))()
+    returns, new = COMPILE(lambda: predict(novelty=novelty))()
     # z = 5, 6, 8: r = 5 + 10, 6 + 20; weights 1, 0.8 / 2, (0.8 / 2)^2; the last value is
     # 100 * 8 + 3 (the policy's action). Without actions: z = 5 throughout.
     np.testing.assert_allclose(
         returns, [15.0 + 0.4 * 26.0 + 0.16 * 803.0, 5.0 + 0.4 * 5.0 + 0.16 * 503.0], rtol=1e-6
     )
-    # The mean of 5 * 1 and, reached with probability 1/2, 6 * 2.
-    np.testing.assert_allclose(exploration, [5.5, 0.0], rtol=1e-6)
+    # 5 * 1, then with weight 1/2 (discount) times 1/2 (reached) 6 * 2, then with (1/4)^2 what is
+    # ahead of the last state, 10 * 8 and 10 * 5; `share` is the planner's.
+    np.testing.assert_allclose(new, [5.0 + 3.0 + 5.0, 3.125], rtol=1e-6)
     again, none = COMPILE(predict)()
     np.testing.assert_allclose(again, returns, rtol=1e-6)
     np.testing.assert_array_equal(none, [0.0, 0.0])
@@ -274,15 +314,17 @@ def test_predicted_return_by_hand(key):
 
 def test_there_is_nothing_to_explore_behind_the_end_of_an_episode(key):
     on_and_out = jnp.array([[[1.0], [1.0], [1.0], [1.0]], [[-1.0], [1.0], [1.0], [1.0]]])
-    returns, exploration = COMPILE(
+    novelty = Novelty(
+        lambda z, u: jnp.ones(z.shape[:-1]), lambda z: 6.0 * jnp.ones(z.shape[:-1]), 1.0, 1.0
+    )
+    returns, new = COMPILE(
         lambda: predicted_return(
-            Door(), jnp.zeros(1), None, on_and_out, key,
-            discount=0.8, exploration_value=lambda z, u: jnp.ones(z.shape[:-1]),
+            Door(), jnp.zeros(1), None, on_and_out, key, discount=0.8, novelty=novelty
         )
-    )()  # fmt: skip
+    )()
     assert returns[0] == returns[1]
-    # All four steps, or the first alone.
-    np.testing.assert_allclose(exploration, [1.0, 0.25], rtol=1e-6)
+    # All four steps and what is ahead, or the first alone.
+    np.testing.assert_allclose(new, [10.0, 1.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("explore", [True, False])

@@ -56,7 +56,6 @@ def row(seed, index):
         "policy/kl_max": 0.07,
         "policy/kl_over_bound": 0.0,
         "policy/entropy": 2.0 - 0.01 * index,
-        "exploration/beta": 0.1,
         "world_model/loss": 1.0 / index,
         "world_model/skipped": 1.0 if index == 3 else 0.0,
     }
@@ -64,7 +63,8 @@ def row(seed, index):
         values[f"rollout/episode_return/{name}"] = float(index) if index > 2 else float("nan")
         values[f"rollout/faults/{name}"] = 0.0
         values[f"exploration/bonus/{name}"] = 0.5
-        values[f"exploration/discrepancy/{name}"] = 1.5
+        values[f"exploration/disagreement/{name}"] = 0.1
+        values[f"exploration/weight/{name}"] = 0.15
     return values
 
 

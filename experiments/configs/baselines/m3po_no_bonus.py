@@ -1,4 +1,4 @@
-"""Ablation: no exploration bonus, and so neither its critic nor the model-free critic."""
+"""Ablation: no exploration bonus, and so neither explorers nor a value of novelty."""
 
 import ml_collections
 
@@ -12,6 +12,5 @@ def get_config(tasks: str = "") -> ml_collections.ConfigDict:
         tasks: Registry names, separated by commas; none means the classic suite.
     """
     config = suite_config(tasks)
-    config.exploration.beta_start = 0.0
-    config.exploration.beta_end = 0.0
+    config.exploration.scale = 0.0
     return config

@@ -1,5 +1,7 @@
 """Ablation: the policy prior collects; the planner acts in evaluations alone.
 
+Nothing seeks novelty either: that is the collecting planner's work.
+
 The running scale of returns, in which planner.temperature is measured, is a statistic of collecting
 with the planner. Here it is never measured, and the planner of the evaluations takes 1: in units of
 return its temperature is not the whole agent's, whose scales `plan/return_scale` in metrics.csv
@@ -19,4 +21,5 @@ def get_config(tasks: str = "") -> ml_collections.ConfigDict:
     """
     config = suite_config(tasks)
     config.planner.collect = False
+    config.exploration.scale = 0.0
     return config

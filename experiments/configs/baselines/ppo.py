@@ -30,8 +30,7 @@ def get_config(tasks: str = "") -> ml_collections.ConfigDict:
     config.policy.minibatches = 4
     config.critic.epochs = 8
     config.critic.minibatches = 4
-    config.exploration.beta_start = 0.0
-    config.exploration.beta_end = 0.0
+    config.exploration.scale = 0.0
     config.env.unroll_length = 16
     # The best of experiments/results/ppo_sweep.csv at 120,000 env steps, mean of two seeds.
     config.policy.learning_rate = 3e-4
