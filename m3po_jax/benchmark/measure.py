@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from m3po_jax.benchmark import clock as clocks
-from m3po_jax.benchmark.costs import Cost, cost_of
 from m3po_jax.benchmark.parts import (
     Part,
     compile_part,
@@ -28,22 +27,27 @@ from m3po_jax.training.experiment import Experiment, make_experiment, on_one_dev
 
 SCHEMA = 1
 _Record = dict[str, Any]
+# Operations and bytes of a program, whose costliest loop of unknown length runs so many rounds.
+Count = Callable[[jax.stages.Compiled, float], tuple[float, float]]
 
 
-def benchmark(config: Config, *, repetitions: int, clock: str) -> _Record:
+def benchmark(
+    config: Config, *, repetitions: int, clock: str, count: Count | None = None
+) -> _Record:
     """Measures a training iteration that learns, and its parts, on one device.
 
     Args:
         config: Validated settings; `train.num_devices` is taken as 1.
         repetitions: Rounds in which each program is timed once.
         clock: See `clock.check_clock`.
+        count: Counts the operations and bytes of a program; without it there are no floors.
 
     Returns:
-        What `docs/performance.md` lists: device, seconds, operations, bytes and floors of the
-        iteration and its parts, and the machine's rates.
+        What `docs/performance.md` lists: device, seconds of the iteration and its parts, with
+        `count` their operations, bytes and floors, and the machine's rates.
     """
     clocks.check_clock(clock)
-    bench = _Bench(make_experiment(on_one_device(config)))
+    bench = _Bench(make_experiment(on_one_device(config)), count)
     rates = clocks.rate_programs(config)
     programs = {name: program for name, (program, _) in rates.items()}
     programs |= {"whole_step": bench.whole_step}
@@ -66,11 +70,12 @@ def benchmark(config: Config, *, repetitions: int, clock: str) -> _Record:
 class _Bench:
     """The compiled programs of an experiment, and the state that they run on."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, count: Count | None):
         self.experiment = experiment
         self.parts = make_parts(experiment)
         self._compile_seconds: dict[str, float] = {}
-        self._costs: dict[str, Cost] = {}
+        self._count = count
+        self._costs: dict[str, tuple[float, float]] = {}
         key = jax.random.key(experiment.config.seed)
         begin = time.monotonic()
         init = compile_program(sharding.shard_init(experiment.mesh, experiment).lower(key))
@@ -100,18 +105,15 @@ class _Bench:
         copied = max(rate for name, rate in rates.items() if name.startswith("copy"))
 
         def entry(name: str, calls: int) -> _Record:
-            cost, per_call = self._costs[name], [x / calls for x in seconds[name]]
+            per_call = [x / calls for x in seconds[name]]
             median = statistics.median(per_call)
-            floor = max(cost.flops / flops, cost.bytes / copied) / calls
-            return {
-                "calls": calls,
-                "seconds": median,
-                "seconds_min": min(per_call),
-                "flops": cost.flops / calls,
-                "bytes": cost.bytes / calls,
-                "floor_seconds": floor,
-                "over_floor": median / floor,
-            }
+            times = {"calls": calls, "seconds": median, "seconds_min": min(per_call)}
+            if name not in self._costs:
+                return times
+            operations, moved = self._costs[name]
+            floor = max(operations / flops, moved / copied) / calls
+            counts = {"flops": operations / calls, "bytes": moved / calls}
+            return {**times, **counts, "floor_seconds": floor, "over_floor": median / floor}
 
         sums = [
             sum(seconds[part.name][i] for part in self.parts)
@@ -138,7 +140,8 @@ class _Bench:
     ) -> jax.stages.Compiled:
         """Notes how long it took since `begin`, and what the program costs."""
         self._compile_seconds[name] = time.monotonic() - begin
-        self._costs[name] = cost_of(compiled, trips=trips)
+        if self._count is not None:
+            self._costs[name] = self._count(compiled, trips)
         return compiled
 
     def _ready(self, state: TrainState) -> TrainState:

@@ -4,9 +4,10 @@ from typing import Any
 
 
 def table(record: dict[str, Any]) -> str:
-    """Parts with their times, operations and floors; then the whole and the machine."""
+    """Parts with their times and, if counted, floors; then the whole and the machine."""
     rates = record["rates"]
-    header = ("part", "calls", "ms", "MFLOP", "MB", "floor ms", "over floor", "share of step")
+    counted = ("MFLOP", "MB", "floor ms", "over floor") if "flops" in record["whole_step"] else ()
+    header = ("part", "calls", "ms", "share of step", *counted)
     rows = [
         _row(name, part, record["whole_step_seconds"])
         for name, part in {**record["parts"], "whole step": record["whole_step"]}.items()
@@ -41,13 +42,18 @@ def table(record: dict[str, Any]) -> str:
 
 
 def _row(name: str, part: dict[str, Any], whole: float) -> tuple[str, ...]:
+    counts: tuple[str, ...] = ()
+    if "flops" in part:
+        counts = (
+            f"{part['flops'] / 1e6:,.1f}",
+            f"{part['bytes'] / 1e6:,.1f}",
+            f"{1e3 * part['floor_seconds']:.3f}",
+            f"{part['over_floor']:.1f}",
+        )
     return (
         name,
         str(part["calls"]),
         f"{1e3 * part['seconds']:.3f}",
-        f"{part['flops'] / 1e6:,.1f}",
-        f"{part['bytes'] / 1e6:,.1f}",
-        f"{1e3 * part['floor_seconds']:.3f}",
-        f"{part['over_floor']:.1f}",
         f"{100 * part['calls'] * part['seconds'] / whole:.0f} %",
+        *counts,
     )

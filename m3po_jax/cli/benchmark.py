@@ -9,9 +9,8 @@ m3po-benchmark --config=NAME [--config.KEY=VALUE ...] [--json=FILE] ...
                     shared machines; on one core only (taskset -c 0)
 --compile_cache     loads compiled programs from the cache; compile seconds are then meaningless
 
-A floor is the time that the operations of a program, or its bytes, would take at the best rate that
-matrix products and copies reach here. The parts of an iteration are timed on one device in
-alternation, warm, until their results are ready.
+The machine's rates are the best that matrix products and copies reach here. The parts of an
+iteration are timed on one device in alternation, warm, until their results are ready.
 """
 
 import json

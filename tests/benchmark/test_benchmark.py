@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from experiments import floors
 from experiments.configs.baselines import ppo
 from m3po_jax.benchmark import clock, measure, table
 from m3po_jax.config import ConfigError, from_config_dict
@@ -27,7 +28,11 @@ def ppo_config():
     return config
 
 
-def check(record, parts):
+TIMES = {"calls", "seconds", "seconds_min"}
+FLOORS = {"flops", "bytes", "floor_seconds", "over_floor"}
+
+
+def check(record, parts, counted):
     """The record's keys, and numbers that are finite and positive."""
     assert {"device", "config", "whole_step_seconds", "parts"} <= set(record)
     assert {"env_steps_per_second", "compile_seconds", "peak_bytes"} <= set(record)
@@ -35,13 +40,13 @@ def check(record, parts):
     assert set(record["compile_seconds"]) == {"start_state", "whole_step", *parts}
     measured = {**record["parts"], "whole_step": record["whole_step"]}
     for name, part in measured.items():
-        assert set(part) == {
-            *("calls", "seconds", "seconds_min", "flops", "bytes", "floor_seconds", "over_floor")
-        }
+        assert set(part) == (TIMES | FLOORS if counted else TIMES)
         for key, value in part.items():
             assert math.isfinite(value) and value >= 0.0, (name, key)
             assert value > 0.0 or (name, key) == ("replay_write", "flops"), (name, key)
-        assert part["over_floor"] == pytest.approx(part["seconds"] / part["floor_seconds"])
+        if counted:
+            ratio = part["seconds"] / part["floor_seconds"]
+            assert part["over_floor"] == pytest.approx(ratio)
     for key in ("whole_step_seconds", "env_steps_per_second", "peak_bytes", "whole_over_parts"):
         assert math.isfinite(record[key]) and record[key] > 0.0, key
     assert all(rate > 0.0 for rate in record["rates"].values())
@@ -53,22 +58,25 @@ def check(record, parts):
     assert steps == pytest.approx(record["env_steps_per_step"])
     text = table.table(record)
     assert all(name in text for name in (*parts, "whole step", "GFLOP/s", "compile seconds"))
+    assert ("over floor" in text) == counted
 
 
-def test_the_parts_of_an_agent_without_a_model():
+@pytest.mark.parametrize("count", [None, floors.count], ids=["times", "floors"])
+def test_the_parts_of_an_agent_without_a_model(count):
     config = from_config_dict(ppo_config())
-    record = measure.benchmark(config, repetitions=REPETITIONS, clock="wall")
-    check(record, {"environments", "policy", "fresh_update"})
+    record = measure.benchmark(config, repetitions=REPETITIONS, clock="wall", count=count)
+    check(record, {"environments", "policy", "fresh_update"}, count is not None)
 
 
 @pytest.mark.slow
 def test_the_parts_of_the_whole_agent():
     config = from_config_dict(tiny_config.get_config())
-    record = measure.benchmark(config, repetitions=REPETITIONS, clock="wall")
+    record = measure.benchmark(config, repetitions=REPETITIONS, clock="wall", count=floors.count)
     check(
         record,
         {"environments", "planning", "fresh_update", "replay_write", "replay_sample"}
         | {"world_model_update", "policy_update"},
+        True,
     )
     # 2 environments for 4 steps, and an update for every fourth transition.
     assert record["env_steps_per_step"] == 8

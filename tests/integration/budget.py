@@ -20,7 +20,8 @@ def count():
     """The counts of the tiny configuration's run."""
     import jax
 
-    from m3po_jax.benchmark import costs, parts
+    from experiments.program_costs import cost_of
+    from m3po_jax.benchmark import parts
     from m3po_jax.config import from_config_dict
     from m3po_jax.training import loop, sharding
     from m3po_jax.training.experiment import make_experiment, on_one_device
@@ -41,7 +42,7 @@ def count():
         .lower(experiment.state_shapes())
         .compile()
     )
-    cost = costs.cost_of(step, trips=float(parts.updates_per_iteration(experiment)))
+    cost = cost_of(step, trips=float(parts.updates_per_iteration(experiment)))
     return {
         "jax": metadata.version("jax"),
         "programs": programs,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from m3po_jax.benchmark.costs import Cost, cost_of, program_cost
+from experiments.program_costs import Cost, cost_of, program_cost
 
 X, W = jnp.ones((32, 64)), jnp.ones((64, 64))
 PRODUCT = 2 * 32 * 64 * 64
