@@ -222,7 +222,7 @@ class MultiTaskEnv:
 
         A reset takes the environment's own state of the pool or, every second time, that of the
         next environment, so two ends in one unroll start differently where a task has several.
-        What is not finite is a fault, in a successor and in a first state alike, and
+        What is not finite is a fault, both in a successor and in a first state, and
         so is a first state that has ended already and a termination of a task that says it has
         none: the step is marked invalid, with reward 0, the previous observation as its successor
         and a truncation, and that environment resets.
