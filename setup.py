@@ -11,11 +11,12 @@ VERSION = re.search(
 )
 assert VERSION is not None
 
-GYMNASIUM = ["gymnasium>=1.1"]
+# Gymnasium imports imageio for its MuJoCo tasks and does not require it.
+GYMNASIUM = ["gymnasium>=1.1", "imageio"]
 TEST = [*GYMNASIUM, "hypothesis", "ipykernel", "nbclient", "pytest>=8", "pytest-xdist", "pyyaml"]
 DOCS = ["mkdocs-material>=9", "mkdocstrings[python]>=0.27", "ziamath"]
 # Meta-World itself pins a mujoco that the rest does not run with: pip install --no-deps metaworld.
-METAWORLD = [*GYMNASIUM, "imageio", "scipy>=1.4.1"]
+METAWORLD = [*GYMNASIUM, "scipy>=1.4.1"]
 RENDER = ["imageio-ffmpeg>=0.5"]
 
 setuptools.setup(

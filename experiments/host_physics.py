@@ -67,7 +67,7 @@ def parity(name: str, steps: int) -> list[Step]:
     found = []
     for index in range(steps):
         action = action_of(key, jnp.asarray(index), ours.action_size)
-        other = with_state(other, c_physics.parts(np.asarray(state.physics[0])))
+        other = with_state(other, c_physics.parts(np.asarray(state.physics.data)))
         state, other = step_ours(state, action), step_theirs(other, action)
         difference = np.max(np.abs(np.asarray(state.observation - other.observation)))
         found.append(Step(float(difference), abs(float(state.reward - other.reward))))
@@ -76,10 +76,10 @@ def parity(name: str, steps: int) -> list[Step]:
 
 def with_state(mjx_state: base.EnvState, parts: dict[str, np.ndarray]) -> base.EnvState:
     """An MJX task's state with another simulator's positions and velocities."""
-    data, *rest = mjx_state.physics
     names = ("qpos", "qvel", "act", "qacc_warmstart", "mocap_pos", "mocap_quat")
     new = {name: jnp.asarray(parts[name], jnp.float32) for name in names}
-    return mjx_state.replace(physics=(data.replace(**new), *rest))
+    library = mjx_state.physics
+    return mjx_state.replace(physics=library.replace(data=library.data.replace(**new)))
 
 
 def returns(name: str, impl: str) -> np.ndarray:

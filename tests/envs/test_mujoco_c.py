@@ -47,7 +47,7 @@ def test_a_state_is_whole_and_exact(name):
     environment = _make(name)
     library, backend = environment._env, environment.backend
     model, nsub = library.mj_model, library.n_substeps
-    start = np.asarray(jax.jit(environment.reset)(jax.random.key(3)).physics[0])
+    start = np.asarray(jax.jit(environment.reset)(jax.random.key(3)).physics.data)
     data = mujoco.MjData(model)
     backend.place(data, {"words": start})
     rows = np.stack([start, start, start])
@@ -141,7 +141,7 @@ def test_a_fault_stays_in_its_environment(capfd, monkeypatch, tmp_path):
 
 def test_a_state_of_another_model_is_refused():
     call = _make("PendulumSwingup").backend.call(0)
-    start = np.array(jax.jit(_make("PendulumSwingup").reset)(jax.random.key(0)).physics[0])
+    start = np.array(jax.jit(_make("PendulumSwingup").reset)(jax.random.key(0)).physics.data)
     assert np.isfinite(call.run(start[None])[0, start.size :].view(np.float32)).all()
     start[-1] += 1
     with pytest.raises(ValueError, match="of another model than the task has now"):
