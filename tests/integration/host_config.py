@@ -13,8 +13,7 @@ def get_config():
     config.policy.data = "real"
     config.policy.minibatches = 1
     config.planner.collect = False
-    config.exploration.beta_start = 0.0
-    config.exploration.beta_end = 0.0
+    config.exploration.scale = 0.0
     config.train.eval_policy = "prior"
     config.train.warmup_env_steps = 0
     config.train.updates_per_transition = 0.0

@@ -86,7 +86,7 @@ def test_an_evaluation_counts_first_episodes_alone_and_plans_on(experiment, monk
     jax.effects_barrier()
     np.testing.assert_array_equal(result.returns, [2.0, 5.0])
     np.testing.assert_array_equal(result.lengths, [2, 5])
-    assert all(options["explore"] is False and options["beta"] is None for options in spy.options)
+    assert all(options["explore"] is False for options in spy.options)
     shifted, none = [2.0, 3.0, 0.0], [0.0, 0.0, 0.0]
     np.testing.assert_array_equal(
         spy.plans,
@@ -108,12 +108,12 @@ def test_the_policy_alone_is_evaluated_at_its_mean(experiment, monkeypatch):
     assert spy.options and all(options == {"explore": False} for options in spy.options)
 
 
-def collected(experiment, *, beta=None):
+def collected(experiment):
     state = agent_of(experiment)
     # Every episode starts here.
     start = state.rollout.replace(env=experiment.env.init(jax.random.key(2), stagger=False))
     unroll = functools.partial(
-        rollout.collect, experiment.env, parts=experiment, beta=beta, random=jnp.array(False)
+        rollout.collect, experiment.env, parts=experiment, random=jnp.array(False)
     )
     result = jax.jit(unroll)(state.agent, start, jax.random.key(3))
     jax.effects_barrier()
@@ -122,9 +122,8 @@ def collected(experiment, *, beta=None):
 
 def test_an_unroll_plans_on_and_an_environment_may_end_twice_in_it(experiment, monkeypatch):
     spy = Spy(monkeypatch)
-    end, trajectory, timesteps, _ = collected(experiment, beta=jnp.full((), 0.5))
+    end, trajectory, timesteps, _ = collected(experiment)
     assert all(options["explore"] is True for options in spy.options)
-    assert all(options["beta"] is not None for options in spy.options)
     shifted, none = [2.0, 3.0, 0.0], [0.0, 0.0, 0.0]
     first = [none, shifted, none, shifted, none, shifted]  # it ends after 2, 4 and 6 steps
     second = [none, *[shifted] * 4, none]  # and this one after 5
@@ -148,7 +147,7 @@ def test_without_a_planner_the_policy_draws(experiment, monkeypatch):
     assert spy.options and all(options == {"explore": True} for options in spy.options)
 
 
-def planned(experiment, agent, monkeypatch, what, **options):
+def planned(experiment, agent, monkeypatch, what):
     """First actions `[B]` of plans in which `what(keywords of the planner)` is the action."""
 
     def plan(model, z, context, plan_mean, key, **keywords):
@@ -162,10 +161,16 @@ def planned(experiment, agent, monkeypatch, what, **options):
     plan_mean = jnp.zeros((env.batch_size, HORIZON, env.action_size))
     keys = jax.random.split(jax.random.key(0), env.batch_size)
     args = (experiment.networks, agent, env, observation, plan_mean, keys)
-    actions = rollout.planned_actions(
-        *args, explore=True, config=experiment.config, **{"beta": None, **options}
-    )
+    actions = rollout.planned_actions(*args, explore=True, config=experiment.config)
     return np.asarray(actions.u)[:, 0]
+
+
+def mastered(agent, best=1.0, recent=1.0):
+    """The agent in tasks that pay 0 to `best` per step, and `recent` of late."""
+    statistics, ones = agent.statistics, jnp.ones(2)
+    reward = statistics.reward.replace(high=best * ones, seen=ones)
+    lately = statistics.recent_reward.replace(mean=recent * ones)
+    return agent.replace(statistics=statistics.replace(reward=reward, recent_reward=lately))
 
 
 def with_scale(agent, mean, weight):
@@ -174,7 +179,7 @@ def with_scale(agent, mean, weight):
 
 
 def test_each_environment_plans_with_scale_and_discount_of_its_task(experiment, monkeypatch):
-    agent = with_scale(agent_of(experiment).agent, [3.0, 7.0], [0.5, 0.5])
+    agent = with_scale(mastered(agent_of(experiment).agent), [3.0, 7.0], [0.5, 0.5])
     scale = planned(experiment, agent, monkeypatch, lambda given, z, c: given["return_scale"])
     np.testing.assert_array_equal(scale, [3.0, 7.0])
     discount = planned(experiment, agent, monkeypatch, lambda given, z, c: given["discount"])
@@ -182,3 +187,19 @@ def test_each_environment_plans_with_scale_and_discount_of_its_task(experiment, 
     unknown = with_scale(agent, [0.0, 7.0], [0.0, 0.5])
     scale = planned(experiment, unknown, monkeypatch, lambda given, z, c: given["return_scale"])
     np.testing.assert_array_equal(scale, [1.0, 7.0])
+
+
+def test_novelty_counts_as_far_as_the_task_stays_below_its_best_reward(experiment, monkeypatch):
+    agent = with_scale(agent_of(experiment).agent, [3.0, 0.5], [0.5, 0.5])
+
+    def unit_and_share(agent):
+        unit = planned(experiment, agent, monkeypatch, lambda given, z, c: given["return_scale"])
+        share = planned(experiment, agent, monkeypatch, lambda given, z, c: given["novelty"].share)
+        return unit, share
+
+    # Nothing known to pay: returns count for nothing.
+    np.testing.assert_array_equal(unit_and_share(agent), [[np.inf, np.inf], [1.0, 1.0]])
+    np.testing.assert_array_equal(unit_and_share(mastered(agent)), [[3.0, 0.5], [0.0, 0.0]])
+    # w = 0.0375 * (100 - 60) = 1.5, in the unit max(s, w).
+    halfway = mastered(agent, best=100.0, recent=60.0)
+    np.testing.assert_allclose(unit_and_share(halfway), [[3.0, 1.5], [0.5, 1.0]], rtol=1e-5)

@@ -36,7 +36,7 @@ MUTANTS = [
     Mutant("gae", "discount_t * lambda_ * continue_t", "discount_t * lambda_", _RETURNS),
     Mutant("masked_mean", "jnp.where(active, x, 0.0)", "x", _STATISTICS),
     Mutant("normalize_per_task", "x - mean[task_id]", "x", _STATISTICS),
-    Mutant("normalize_per_task", "std[task_id]", "std[0]", _STATISTICS),
+    Mutant("normalize_per_task", "(std + epsilon)[task_id]", "jnp.max(std + epsilon)", _STATISTICS),
     Mutant("update_running_moments", "state.mean + rate * shift", "state.mean", _STATISTICS),
     Mutant(
         "_debiased_rate",
@@ -190,12 +190,6 @@ MUTANTS = [
         _CRITIC,
     ),
     Mutant(
-        "_two_values",
-        "discount * continuation * model.state_value(z_model, context)",
-        "discount * model.state_value(z_model, context)",
-        _CRITIC,
-    ),
-    Mutant(
         "imagined_policy_data", "discount * imagined.continuation", "imagined.continuation", _POLICY
     ),
     Mutant(
@@ -204,12 +198,18 @@ MUTANTS = [
         "jnp.broadcast_to(discount, trajectory.reward.shape)",
         _POLICY,
     ),
-    Mutant("_combined_advantage", "q_x(data.u) - q_x(data.old.mean)", "q_x(data.u)", _POLICY),
-    Mutant("pathwise_policy_update.loss_fn", "scale * beta * bonus", "beta * bonus", _POLICY),
+    Mutant(
+        "_normalized_advantage",
+        "_ADVANTAGE_FLOOR * agent.statistics.reward.width + 1e-6",
+        "1e-6",
+        _POLICY,
+    ),
+    Mutant("_with_novelty", "jnp.maximum(scale, weight)", "scale", _ACTING),
+    Mutant("_with_novelty", "jnp.where(known, unit, jnp.inf)", "unit", _ACTING),
     Mutant(
         "evaluate.choose",
-        "rollout.planned_actions(*args, beta=None, explore=False, config=parts.config)",
-        "rollout.planned_actions(*args, beta=None, explore=True, config=parts.config)",
+        "rollout.planned_actions(*args, explore=False, config=parts.config)",
+        "rollout.planned_actions(*args, explore=True, config=parts.config)",
         _ACTING,
     ),
     Mutant(
@@ -236,8 +236,8 @@ MUTANTS = [
     Mutant("collect.step", "warm_start.shift(actions.plan_mean)", "actions.plan_mean", _ACTING),
     Mutant(
         "planned_actions",
-        "scale[rows.task_id]",
-        "scale[jnp.zeros_like(jnp.asarray(rows.task_id))]",
+        "x[rows.task_id]",
+        "x[jnp.zeros_like(jnp.asarray(rows.task_id))]",
         _ACTING,
     ),
     Mutant(
