@@ -94,7 +94,7 @@ MUTANTS = [
     Mutant("world_model_losses", "latents.append(z)", "latents.append(first)", _LOSSES),
     Mutant(
         "total_loss",
-        "mask * cfg.rho ** jnp.arange(horizon, dtype=jnp.float32)[:, None]",
+        "mask * config.rho ** jnp.arange(horizon, dtype=jnp.float32)[:, None]",
         "mask",
         _LOSSES,
     ),
@@ -116,17 +116,22 @@ MUTANTS = [
     ),
     Mutant("two_heads", "jax.random.permutation(key, num_heads)[:2]", "jnp.arange(2)", _LATENT),
     # planning
-    Mutant("predicted_return.step", "weight * discount * continuation", "weight * discount", _MPPI),
-    Mutant("predicted_return.step", "weight * reward", "reward", _MPPI),
+    Mutant(
+        "predicted_return.step",
+        "path.weight * discount * continuation",
+        "path.weight * discount",
+        _MPPI,
+    ),
+    Mutant("predicted_return.step", "path.weight * reward", "reward", _MPPI),
     Mutant(
         "predicted_return",
-        "weight * model.value(z, last, context)",
-        "model.value(z, last, context)",
+        "path.weight * model.value(path.z, last, context)",
+        "model.value(path.z, last, context)",
         _MPPI,
     ),
     Mutant(
         "mppi_plan.iterate",
-        "jnp.clip(jnp.sqrt(variance), cfg.min_std, cfg.max_std)",
+        "jnp.clip(jnp.sqrt(variance), config.min_std, config.max_std)",
         "jnp.sqrt(variance)",
         _MPPI,
     ),
