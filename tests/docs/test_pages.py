@@ -71,9 +71,18 @@ def test_every_public_name_has_its_place_and_its_reference(name):
     )
 
 
-def test_the_newcomers_task_is_an_environment(tmp_path, monkeypatch):
-    task, config = blocks("first-task.md", "python")
-    (tmp_path / "hover.py").write_text(task)
+@pytest.mark.parametrize(
+    ("page", "file"),
+    [
+        # falling for 30 steps of 0.1 s from at most 1.5 ends each episode, and pays at first
+        ("first-task.md", "hover.py"),
+        # without force it rolls down and falls off, at first slowly
+        ("howto/gymnasium_training.md", "slope.py"),
+    ],
+)
+def test_the_environment_of_a_page_is_a_task(page, file, tmp_path, monkeypatch):
+    task, config = blocks(page, "python")
+    (tmp_path / file).write_text(task)
     monkeypatch.syspath_prepend(tmp_path)
     names = {}
     exec(config, names)
@@ -81,25 +90,6 @@ def test_the_newcomers_task_is_an_environment(tmp_path, monkeypatch):
     m3po_jax.validate(config)
     env = registry.make(config.tasks, config.env)
     state, pool = env.init(jax.random.key(0), stagger=False), env.draw_resets(jax.random.key(1))
-    # falling for 30 steps of 0.1 s from at most 1.5 ends each episode, and pays at first
-    actions = -jnp.ones((30, env.batch_size, 1))
-    _, steps = jax.lax.scan(lambda s, a: env.step(s, pool, a), state, actions)
-    assert steps.termination.any(axis=0).all()
-    assert (steps.valid == 1.0).all()
-    assert steps.reward[0].min() > 0.0
-
-
-def test_the_environment_of_the_gymnasium_page_is_a_task(tmp_path, monkeypatch):
-    code, config = blocks("howto/gymnasium_training.md", "python")
-    (tmp_path / "slope.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    names = {}
-    exec(config, names)
-    config = m3po_jax.from_config_dict(names["get_config"]())
-    m3po_jax.validate(config)
-    env = registry.make(config.tasks, config.env)
-    state, pool = env.init(jax.random.key(0), stagger=False), env.draw_resets(jax.random.key(1))
-    # without force it rolls down and falls off, at first slowly
     actions = -jnp.ones((30, env.batch_size, 1))
     _, steps = jax.lax.scan(lambda s, a: env.step(s, pool, a), state, actions)
     assert steps.termination.any(axis=0).all()
