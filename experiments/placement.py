@@ -39,7 +39,7 @@ def measure(placement: str, num_devices: int, tasks: tuple[str, ...]) -> dict[st
     cfg.tasks = tasks
     cfg.network.size = "tiny"
     cfg.env.num_envs = NUM_ENVS
-    cfg.planner.collect = False
+    cfg.planner.collect, cfg.exploration.scale = False, 0.0
     cfg.world_model.batch_size = 16 * num_devices * len(tasks)
     cfg.train.num_devices, cfg.train.task_placement = num_devices, placement
     cfg.train.warmup_env_steps, cfg.train.total_env_steps = 10**5, 10**6

@@ -254,7 +254,7 @@ def _normalized_advantage(
         task_id,
         weight,
         num_tasks=parts.num_tasks,
-        epsilon=_ADVANTAGE_FLOOR * agent.statistics.reward.width + 1e-6,
+        min_std=_ADVANTAGE_FLOOR * agent.statistics.reward.width,
         axis_name=parts.axis_name,
     )
 

@@ -73,7 +73,8 @@ def normalize_per_task(
     weight: chex.Array,
     *,
     num_tasks: int,
-    epsilon: jax.Array | float = 1e-6,
+    min_std: jax.Array | float = 0.0,
+    epsilon: float = 1e-6,
     axis_name: tuple[str, ...] = (),
 ) -> jax.Array:
     """Shifts and scales the samples of each task to weighted mean 0 and standard deviation 1.
@@ -83,14 +84,18 @@ def normalize_per_task(
         task_id: Integers in [0, num_tasks), of the shape of `x`.
         weight: Weights of 0 or more, or a mask, of the shape of `x`.
         num_tasks: Number of tasks K.
-        epsilon: Added to the standard deviation, a number or one for each task `[K]`.
+        min_std: Samples that differ by less are not scaled up to 1; a number or one for each task
+            `[K]`.
+        epsilon: Added to the standard deviation.
         axis_name: Mesh axes over which the samples are spread.
 
     Returns:
-        `(x - mean_k) / (std_k + epsilon)` of the shape of `x`, 0 where the weight is 0.
+        `(x - mean_k) / (max(std_k, min_std) + epsilon)` of the shape of `x`, 0 where the weight
+        is 0.
     """
     mean, std, _ = per_task_moments(x, task_id, weight, num_tasks=num_tasks, axis_name=axis_name)
-    normalized = (x - mean[task_id]) / (std + epsilon)[task_id]
+    divisor = jnp.maximum(std, min_std) + epsilon
+    normalized = (x - mean[task_id]) / divisor[task_id]
     return jnp.where(jnp.asarray(weight).astype(bool), normalized, 0.0)
 
 
@@ -258,11 +263,8 @@ def update_running_range(
     Returns:
         The new state.
     """
-    x, task_id, active = (
-        jnp.ravel(leaf)[:, None]
-        for leaf in (jax.lax.stop_gradient(x), task_id, jnp.asarray(mask).astype(bool))
-    )
-    member = active & (task_id == jnp.arange(state.low.shape[0], dtype=task_id.dtype))
+    x, member = _membership(jax.lax.stop_gradient(x), task_id, mask, state.low.shape[0])
+    x = x[:, None]
     low = jax.lax.pmin(jnp.min(jnp.where(member, x, jnp.inf), axis=0), axis_name)
     high = jax.lax.pmax(jnp.max(jnp.where(member, x, -jnp.inf), axis=0), axis_name)
     here = low <= high

@@ -81,6 +81,7 @@ def test_the_loop_gets_the_config_and_the_workdir(tmp_path):
         "--config.train.total_env_steps=50000",
         "--config.planner.temperature=1",
         "--noconfig.planner.collect",
+        "--config.exploration.scale=0",
         "--config.tasks=toy/PointReachB",
         "--config.tasks=toy/PointReachA?num_envs=4",
     )

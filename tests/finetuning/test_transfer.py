@@ -343,9 +343,9 @@ def test_frozen_parts_stay_as_they_are():
     moved_parts = {
         k for k in before.world_model if changed(before.world_model[k], after.world_model[k])
     }
-    assert moved_parts == {"embedding", "reward", "termination", "q"}
+    assert moved_parts == {"embedding", "reward", "termination", "q", "explorers"}
     assert not changed(before.policy, after.policy)
-    assert changed(before.critic, after.critic)
+    assert changed(before.exploration, after.exploration)
 
 
 def test_a_part_that_is_none_cannot_be_frozen():

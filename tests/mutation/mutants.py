@@ -36,7 +36,7 @@ MUTANTS = [
     Mutant("gae", "discount_t * lambda_ * continue_t", "discount_t * lambda_", _RETURNS),
     Mutant("masked_mean", "jnp.where(active, x, 0.0)", "x", _STATISTICS),
     Mutant("normalize_per_task", "x - mean[task_id]", "x", _STATISTICS),
-    Mutant("normalize_per_task", "(std + epsilon)[task_id]", "jnp.max(std + epsilon)", _STATISTICS),
+    Mutant("normalize_per_task", "divisor[task_id]", "jnp.max(divisor)", _STATISTICS),
     Mutant("update_running_moments", "state.mean + rate * shift", "state.mean", _STATISTICS),
     Mutant(
         "_debiased_rate",
