@@ -40,7 +40,7 @@ def test_stopped_and_killed_it_ends_bit_equal(environment, num_devices, tmp_path
     process.communicate()
     code, out, err = runs.finish(train(environment, folder, num_devices))
     assert code == 0, err
-    assert "Going on from the checkpoint" in out
+    assert "Resuming from the checkpoint" in out
     runs.assert_same_end(folder, whole)
 
 

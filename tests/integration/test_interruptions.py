@@ -320,7 +320,7 @@ def test_poisoned_data_stop_the_run_with_a_bundle_that_replays(environment, pois
     rows = rows_of(folder)
     assert len(rows) == 2  # the one that stopped the run is in the bundle
     assert all(float(row["world_model/skipped"]) > 0 for row in rows)
-    assert all(float(row["critic/skipped"]) == 0 for row in rows)
+    assert all(float(row["policy/skipped"]) == 0 for row in rows)
 
     code, out, err = finish(start(environment, "replay_fault", str(folder / "fault")))
     assert code == 0, err

@@ -19,7 +19,7 @@ MASKS = np.ones((1, 3), np.float32)
 def build(precision):
     specs = [TaskSpec("toy/0", 5, 3, 100, 1, 0.95, True)]
     cfg = dataclasses.replace(SMALL, precision=precision)
-    return make_networks(specs, MASKS, 5, cfg, decoder=True)
+    return make_networks(specs, MASKS, 5, cfg, decoder=True, num_explorers=2)
 
 
 def outputs(networks, params, observation):
@@ -35,11 +35,12 @@ def outputs(networks, params, observation):
         "next_latent": model("next_latent", z, a, e),
         "reward": model("reward_logits", z, a, e),
         "termination": model("termination_logit", z, a, e),
+        "guesses": model("guesses", z, a, e),
         "decode": model("decode", z, e),
         "q": networks.q_logits(params.world_model["q"], z, a, e),
         "policy": networks.policy(params.policy, z, e, jnp.ones((len(observation), 3))),
         "value": networks.value_logits(params.critic, z, e),
-        "exploration": networks.exploration_logits(params.exploration, z, a, e),
+        "exploration": networks.exploration_logits(params.exploration, z, e),
     }
 
 

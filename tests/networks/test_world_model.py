@@ -34,7 +34,8 @@ def specs(*can_terminate):
 
 def build(*can_terminate, cfg=CFG):
     tasks = specs(*can_terminate)
-    return make_networks(tasks, MASKS[: len(tasks)], observation_size=5, config=cfg)
+    masks = MASKS[: len(tasks)]
+    return make_networks(tasks, masks, observation_size=5, config=cfg, num_explorers=2)
 
 
 NETWORKS = build(False, True)
@@ -84,7 +85,7 @@ def test_zero_initialised_heads_decode_to_zero(params, inputs):
             "reward": NETWORKS.apply_model(params.world_model, "reward_logits", z, a, e),
             "q": NETWORKS.apply_model(params.world_model, "q_logits", z, a, e),
             "v_mf": NETWORKS.value_logits(params.critic, z, e),
-            "q_x": NETWORKS.exploration_logits(params.exploration, z, a, e),
+            "v_x": NETWORKS.exploration_logits(params.exploration, z, e),
         }
 
     for name, logits in heads(params).items():
@@ -143,9 +144,10 @@ def test_every_module_sees_the_task(params, inputs):
             NETWORKS.apply_model(model, "reward_logits", z, a, e),
             NETWORKS.apply_model(model, "termination_logit", z, a, e),
             NETWORKS.apply_model(model, "q_logits", z, a, e),
+            NETWORKS.apply_model(model, "guesses", z, a, e),
             NETWORKS.policy(noisy.policy, z, e, jnp.ones_like(a))[0],
             NETWORKS.value_logits(noisy.critic, z, e),
-            NETWORKS.exploration_logits(noisy.exploration, z, a, e),
+            NETWORKS.exploration_logits(noisy.exploration, z, e),
         )
 
     for this, that in zip(outputs(e), outputs(other), strict=True):

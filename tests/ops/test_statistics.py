@@ -106,6 +106,14 @@ def test_normalized_tasks_have_mean_zero_and_std_one():
         assert own.std() == pytest.approx(1.0, rel=1e-4)
 
 
+def test_a_spread_below_the_least_one_stays_small():
+    x = floats(1.0, 3.0, 10.0, 30.0)  # deviations 1 and 10
+    normalized = normalize_per_task(
+        x, jnp.array([0, 0, 1, 1]), jnp.ones(4), num_tasks=2, min_std=floats(4.0, 4.0), epsilon=0.0
+    )
+    np.testing.assert_allclose(normalized, [-0.25, 0.25, -1.0, 1.0], rtol=1e-6)
+
+
 def test_normalizing_ignores_the_other_tasks():
     x, task_id, mask = batch()
     one = task_id == 1

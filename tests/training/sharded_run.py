@@ -1,13 +1,13 @@
 """Trains a small agent for some iterations on emulated devices and writes down what came out.
 
 python tests/training/sharded_run.py OUT NUM_DEVICES ITERATIONS [--broken] [--by_task] [--fsdp] \
-    [PROCESS_ID NUM_PROCESSES PORT]
+    [--real] [PROCESS_ID NUM_PROCESSES PORT]
 
 A program of its own, because a process fixes its number of devices when it starts JAX. OUT is an
 .npz with all leaves of the state, the last raw gradients among them, and the metrics of every
 iteration; process 0 alone writes it. With --broken all sums over devices come out as means, with
---by_task devices step whole tasks, and with --fsdp two devices share one copy of parameters and
-optimizers.
+--by_task devices step whole tasks, with --fsdp two devices share one copy of parameters and
+optimizers, and with --real policy and critic learn from the rollouts.
 """
 
 import dataclasses
@@ -82,7 +82,8 @@ def main(out: str, num_devices: int, iterations: int, process: list[str], flags:
         fsdp_devices=2 if "--fsdp" in flags else 1,
         task_placement="by_task" if "--by_task" in flags else "sharded",
     )
-    experiment = make_experiment(dataclasses.replace(CONFIG, train=train))
+    policy = dataclasses.replace(CONFIG.policy, data="real" if "--real" in flags else "imagined")
+    experiment = make_experiment(dataclasses.replace(CONFIG, train=train, policy=policy))
     state = sharding.shard_init(experiment.mesh, experiment)(jax.random.key(3))
     step = sharding.shard_train_step(experiment.mesh, experiment).lower(state).compile()
     processes.wait_for_all("compiled")

@@ -176,7 +176,7 @@ def poisoned(state, name):
 
 @pytest.mark.parametrize(
     ("name", "left_out"),
-    [("reward", {"world_model"}), ("observation", {"world_model", "policy"})],
+    [("reward", {"world_model"}), ("observation", {"world_model", "policy", "exploration"})],
 )
 def test_poison_in_replay_touches_no_parameter(tiny, name, left_out):
     clean, clean_metrics = tiny.step(tiny.state)

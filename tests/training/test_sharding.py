@@ -133,7 +133,21 @@ def raw_gradients(arrays):
     return {
         part: {name: x for name, x in arrays.items() if name.startswith(prefix)}
         for part, prefix in parts.items()
+        if f"metrics/{part}/skipped" in arrays  # it learned
     }
+
+
+def assert_those_of_one_device(one, found, parts):
+    assert one["state.updates"] == 3
+    gradients = raw_gradients(one)
+    assert gradients.keys() == parts
+    for part, gradient in gradients.items():
+        assert len(gradient) > 4, part
+        assert max(np.max(np.abs(x)) for x in gradient.values()) > 1e-3, part
+        worst = max(differences(gradient, raw_gradients(found)[part]).values(), default=0.0)
+        assert worst < TOLERANCE, part
+    wrong = {k: d for k, d in differences(one, found).items() if d > TOLERANCE}
+    assert not wrong
 
 
 @pytest.mark.parametrize(
@@ -146,14 +160,16 @@ def raw_gradients(arrays):
 )
 def test_raw_gradients_and_the_whole_state_are_those_of_one_device(one, many, request):
     found = request.getfixturevalue(many)
-    assert one["state.updates"] == 3
-    for part, gradient in raw_gradients(one).items():
-        assert len(gradient) > 4, part
-        assert max(np.max(np.abs(x)) for x in gradient.values()) > 1e-3, part
-        worst = max(differences(gradient, raw_gradients(found)[part]).values(), default=0.0)
-        assert worst < TOLERANCE, part
-    wrong = {k: d for k, d in differences(one, found).items() if d > TOLERANCE}
-    assert not wrong
+    assert_those_of_one_device(one, found, {"world_model", "policy", "exploration"})
+
+
+@pytest.mark.slow
+def test_gradients_of_what_learns_from_rollouts_are_those_of_one_device(folder):
+    one, four = (
+        result(out, start(out, n, 3, "--real"))
+        for n, out in ((n, folder / f"real{n}.npz") for n in (1, 4))
+    )
+    assert_those_of_one_device(one, four, {"world_model", "policy", "exploration", "critic"})
 
 
 @pytest.mark.slow

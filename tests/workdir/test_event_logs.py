@@ -116,6 +116,7 @@ def test_overwriting_a_run_removes_its_events_and_nothing_else(tmp_path):
         (tmp_path / ".wandb_id").write_text("abc")
         (tmp_path / "tensorboard" / "mine.txt").write_text("")
     with folder.open_workdir(tmp_path, config, overwrite=True):
+        folder.forget_overwritten(tmp_path)  # as the run does when it has a checkpoint
         assert [path.name for path in (tmp_path / "tensorboard").iterdir()] == ["mine.txt"]
         assert not (tmp_path / ".wandb_id").exists()
 
