@@ -144,7 +144,7 @@ def test_advantages_far_below_the_range_of_rewards_stay_small():
         agent = types.SimpleNamespace(statistics=types.SimpleNamespace(reward=reward))
         return policy_update._normalized_advantage(agent, advantage, zeros, ones, parts=parts)
 
-    # 1 / (1 + 0.005 * 2), and 0.001 / (0.001 + 0.01)
-    np.testing.assert_allclose(normalized(noise, 2.0), noise / 1.01, rtol=1e-4)
-    np.testing.assert_allclose(normalized(0.001 * noise, 2.0), noise / 11.0, rtol=1e-3)
-    np.testing.assert_allclose(normalized(100.0 * noise, 200.0), noise / 1.01, rtol=1e-4)
+    # Divided by max(1, 0.005 * 2), max(0.001, 0.005 * 2) and max(100, 0.005 * 200).
+    np.testing.assert_allclose(normalized(noise, 2.0), noise, rtol=1e-4)
+    np.testing.assert_allclose(normalized(0.001 * noise, 2.0), 0.1 * noise, rtol=1e-3)
+    np.testing.assert_allclose(normalized(100.0 * noise, 200.0), noise, rtol=1e-4)

@@ -205,7 +205,7 @@ MUTANTS = [
     ),
     Mutant(
         "_normalized_advantage",
-        "_ADVANTAGE_FLOOR * agent.statistics.reward.width + 1e-6",
+        "_ADVANTAGE_FLOOR * agent.statistics.reward.width",
         "1e-6",
         _POLICY,
     ),

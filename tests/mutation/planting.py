@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -63,7 +64,7 @@ def find(mutant: Mutant, package: pathlib.Path) -> Place:
         raise MutantError(f"{mutant}: the old source is {found}; mend the list of mutants")
     new = places[0].planted(_parenthesised(mutant))
     try:
-        changed = ast.dump(ast.parse(new)) != ast.dump(ast.parse(places[0].path.read_text()))
+        changed = ast.dump(ast.parse(new)) != ast.dump(_parsed(places[0].path.read_text()))
     except SyntaxError as error:
         raise MutantError(f"{mutant}: planted, the file is no Python ({error})") from error
     if not changed:
@@ -82,7 +83,7 @@ def _places(mutant: Mutant, path: pathlib.Path) -> Iterator[Place]:
     last = mutant.function.rpartition(".")[2]
     if last not in text:
         return
-    tree = ast.parse(text)
+    tree = _parsed(text)
     wanted = _tree(mutant.old)
     lines = [0]
     for line in text.splitlines(keepends=True):
@@ -102,6 +103,11 @@ def _places(mutant: Mutant, path: pathlib.Path) -> Iterator[Place]:
                 if (start, end) not in seen:
                     seen.add((start, end))
                     yield Place(path, start, end)
+
+
+@functools.cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def _scopes(node: ast.AST, prefix: str, wanted: str) -> Iterator[ast.AST]:
