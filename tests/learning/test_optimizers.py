@@ -57,3 +57,16 @@ def test_a_share_of_one_and_the_critics_keep_their_step_sizes():
     for part in ("critic", "exploration"):
         sizes = step_sizes(part, config(), 30)
         np.testing.assert_allclose(sizes, getattr(config(), part).learning_rate, rtol=1e-4)
+
+
+def test_encoder_and_embedding_take_a_share_of_the_step_size():
+    names = ("encoder", "encoder_norm", "embedding", "dynamics", "dynamics_norm", "q", "explorers")
+    optimizer = make_optimizers(config(scale=1.0), iterations=1, transitions=1).world_model
+    params = {name: jnp.zeros(1) for name in names}
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.ones_like, params), optimizer.init(params), params
+    )
+    model = config().world_model
+    slow = model.encoder_learning_rate_scale * model.learning_rate
+    expected = [slow] * 3 + [model.learning_rate] * 4
+    np.testing.assert_allclose([-updates[name][0] for name in names], expected, rtol=1e-4)

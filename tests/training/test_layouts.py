@@ -17,6 +17,7 @@ import pytest
 
 from m3po_jax.config import Config
 from m3po_jax.learning.optimizers import make_optimizers
+from m3po_jax.learning.state import init_agent
 from m3po_jax.training import sharding
 from m3po_jax.training.optimizer_parts import in_parts, split_axis
 from m3po_jax.workdir.checkpoint import Checkpointer
@@ -40,7 +41,7 @@ def test_on_four_devices():
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "6 passed, 1 skipped" in done.stdout, done.stdout
+    assert "7 passed, 1 skipped" in done.stdout, done.stdout
 
 
 def test_the_longest_axis_that_divides_is_split():
@@ -139,3 +140,19 @@ def test_checkpoints_go_from_any_layout_to_any_other(tmp_path):
                 jax.tree.map(np.testing.assert_array_equal, words(state), words(restored))
                 places = jax.tree.map(lambda x: x.sharding, layouts[target].agent)
                 assert jax.tree.map(lambda x: x.sharding, restored.agent) == places
+
+
+@on_four
+def test_an_evaluation_on_four_devices_is_that_of_one(key):
+    found = []
+    for num_devices in (1, 4):
+        experiment = sharded_run.make_experiment(config_of(num_devices, 1))
+        parts = dataclasses.replace(experiment, env=experiment.env.resized(4))
+        agent = init_agent(parts.networks, parts.optimizers, key)
+        play = sharding.shard_evaluate(experiment.mesh, parts, policy="prior")
+        found.append(play(agent, jax.random.key(1)))
+    one, four = found
+    assert one.returns.shape == (8,) and len(np.unique(one.returns)) > 4
+    for x, y in zip(one, four, strict=True):
+        assert y.sharding.is_fully_replicated and len(y.sharding.device_set) == 4
+        np.testing.assert_allclose(x, y, rtol=1e-4)
