@@ -18,7 +18,9 @@ def test_every_mutant_has_its_one_place_and_its_tests(mutant):
     ast.parse(text)
     assert text != path.read_text()
     for name in mutant.tests:
-        assert (ROOT / "tests" / name).exists(), name
+        file, _, test = name.partition("::")
+        assert (ROOT / "tests" / file).exists(), name
+        assert not test or f"def {test}(" in (ROOT / "tests" / file).read_text(), name
 
 
 def test_the_list_is_long_and_holds_nothing_twice():

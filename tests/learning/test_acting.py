@@ -75,14 +75,15 @@ class Spy:
         self.keys.append(np.asarray(keys))
 
 
-def agent_of(experiment):
+@pytest.fixture(scope="module")
+def state(experiment):
     return jax.jit(experiment.init)(jax.random.key(0))
 
 
-def test_an_evaluation_counts_first_episodes_alone_and_plans_on(experiment, monkeypatch):
+def test_an_evaluation_counts_first_episodes_alone_and_plans_on(experiment, state, monkeypatch):
     spy = Spy(monkeypatch)
     play = functools.partial(episodes.evaluate, parts=experiment, policy="planner")
-    result = jax.jit(play)(agent_of(experiment).agent, jax.random.key(1))
+    result = jax.jit(play)(state.agent, jax.random.key(1))
     jax.effects_barrier()
     np.testing.assert_array_equal(result.returns, [2.0, 5.0])
     np.testing.assert_array_equal(result.lengths, [2, 5])
@@ -101,15 +102,14 @@ def test_an_evaluation_counts_first_episodes_alone_and_plans_on(experiment, monk
     assert len(np.unique(np.reshape(spy.keys, (-1, 2)), axis=0)) == 10  # 5 steps of 2 rows
 
 
-def test_the_policy_alone_is_evaluated_at_its_mean(experiment, monkeypatch):
+def test_the_policy_alone_is_evaluated_at_its_mean(experiment, state, monkeypatch):
     spy = Spy(monkeypatch, "prior_actions")
     play = functools.partial(episodes.evaluate, parts=experiment, policy="prior")
-    jax.eval_shape(play, agent_of(experiment).agent, jax.random.key(1))
+    jax.eval_shape(play, state.agent, jax.random.key(1))
     assert spy.options and all(options == {"explore": False} for options in spy.options)
 
 
-def collected(experiment):
-    state = agent_of(experiment)
+def collected(experiment, state):
     # Every episode starts here.
     start = state.rollout.replace(env=experiment.env.init(jax.random.key(2), stagger=False))
     unroll = functools.partial(
@@ -120,9 +120,9 @@ def collected(experiment):
     return result
 
 
-def test_an_unroll_plans_on_and_an_environment_may_end_twice_in_it(experiment, monkeypatch):
+def test_an_unroll_plans_on_and_an_environment_may_end_twice_in_it(experiment, state, monkeypatch):
     spy = Spy(monkeypatch)
-    end, trajectory, timesteps, _ = collected(experiment)
+    end, trajectory, timesteps, _ = collected(experiment, state)
     assert all(options["explore"] is True for options in spy.options)
     shifted, none = [2.0, 3.0, 0.0], [0.0, 0.0, 0.0]
     first = [none, shifted, none, shifted, none, shifted]  # it ends after 2, 4 and 6 steps
@@ -139,11 +139,11 @@ def test_an_unroll_plans_on_and_an_environment_may_end_twice_in_it(experiment, m
     np.testing.assert_array_equal(timesteps.episode_return[complete > 0.0], [2.0, 2.0, 5.0, 2.0])
 
 
-def test_without_a_planner_the_policy_draws(experiment, monkeypatch):
+def test_without_a_planner_the_policy_draws(experiment, state, monkeypatch):
     planner = dataclasses.replace(experiment.config.planner, collect=False)
     config = dataclasses.replace(experiment.config, planner=planner)
     spy = Spy(monkeypatch, "prior_actions")
-    collected(dataclasses.replace(experiment, config=config))
+    collected(dataclasses.replace(experiment, config=config), state)
     assert spy.options and all(options == {"explore": True} for options in spy.options)
 
 
@@ -178,8 +178,8 @@ def with_scale(agent, mean, weight):
     return agent.replace(statistics=agent.statistics.replace(plan_scale=scale))
 
 
-def test_each_environment_plans_with_scale_and_discount_of_its_task(experiment, monkeypatch):
-    agent = with_scale(mastered(agent_of(experiment).agent), [3.0, 7.0], [0.5, 0.5])
+def test_each_environment_plans_with_scale_and_discount_of_its_task(experiment, state, monkeypatch):
+    agent = with_scale(mastered(state.agent), [3.0, 7.0], [0.5, 0.5])
     scale = planned(experiment, agent, monkeypatch, lambda given, z, c: given["return_scale"])
     np.testing.assert_array_equal(scale, [3.0, 7.0])
     discount = planned(experiment, agent, monkeypatch, lambda given, z, c: given["discount"])
@@ -189,8 +189,10 @@ def test_each_environment_plans_with_scale_and_discount_of_its_task(experiment, 
     np.testing.assert_array_equal(scale, [1.0, 7.0])
 
 
-def test_novelty_counts_as_far_as_the_task_stays_below_its_best_reward(experiment, monkeypatch):
-    agent = with_scale(agent_of(experiment).agent, [3.0, 0.5], [0.5, 0.5])
+def test_novelty_counts_as_far_as_the_task_stays_below_its_best_reward(
+    experiment, state, monkeypatch
+):
+    agent = with_scale(state.agent, [3.0, 0.5], [0.5, 0.5])
 
     def unit_and_share(agent):
         unit = planned(experiment, agent, monkeypatch, lambda given, z, c: given["return_scale"])

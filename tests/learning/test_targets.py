@@ -1,6 +1,6 @@
 """Everything that is fitted, by hand: plain sums over what the networks say of the data.
 
-The data hold a termination, a truncation and a fault. One compiled program gives what the updates
+The data hold a termination, a truncation and a fault. Compiled once, the updates give what they
 report, and what the networks of the agent say; the targets are put together here from the latter.
 """
 
@@ -140,7 +140,7 @@ def trajectory():
 def said(networks, params, q, policy, z, u, task_id):
     """What the world model and Q heads `q` say of latents and pre-tanh actions; None: the mean."""
     e = networks.embed(params, jnp.broadcast_to(task_id, z.shape[:-1]))
-    mask = jnp.broadcast_to(MASK[task_id], (*z.shape[:-1], 2))
+    mask = jnp.broadcast_to(jnp.asarray(MASK)[task_id], (*z.shape[:-1], 2))
     mean, std = networks.policy(policy, z, e, mask)
     a = jnp.tanh(mean if u is None else u) * mask
     of = functools.partial(networks.apply_model, params)
@@ -201,35 +201,43 @@ def said_of_trajectory(networks, agent, t):
         "logits": logits,
         "value": two_hot.decode(logits, networks.support),
         "next_value": two_hot.decode(next_logits, networks.support),
-        "policy": networks.policy(agent.params.policy, z, e, MASK[t.task_id]),
+        "policy": networks.policy(agent.params.policy, z, e, jnp.asarray(MASK)[t.task_id]),
     }
+
+
+# Small arrays: compiling takes all the time, so XLA need not optimise.
+COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="module")
 def learned(experiment):
     """What the updates make of an agent, and what it says; its policy is sure of itself or not."""
-    parts, w, t = experiment, window(), trajectory()
+    w, t = window(), trajectory()
     discount = GAMMA[t.task_id[0]]
+    keys = jax.random.split(jax.random.key(6), 3)
+    one = lambda function: COMPILE(functools.partial(function, parts=experiment))  # noqa: E731
+    model, novelty, critic = map(one, (world_model_update, exploration_update, critic_update))
+    imagined, real = map(one, (policy_update.imagined_policy_data, policy_update.real_policy_data))
+    of_windows, of_trajectory = (
+        COMPILE(functools.partial(function, experiment.networks))
+        for function in (said_of_windows, said_of_trajectory)
+    )
 
-    def program(agent):
-        keys = jax.random.split(jax.random.key(6), 3)
-        modelled, z, model = world_model_update(agent, w, keys[0], parts=parts)
-        explored, novelty = exploration_update(agent, w, z, parts=parts)
-        _, critic = critic_update(agent, t, discount, keys[1], parts=parts)
-        imagined = policy_update.imagined_policy_data(agent, z[0], w.task_id, keys[2], parts=parts)
-        real = policy_update.real_policy_data(agent, t, discount, parts=parts)
+    def of(agent):
+        modelled, z, model_metrics = model(agent, w, keys[0])
+        explored, novelty_metrics = novelty(agent, w, z)
+        _, critic_metrics = critic(agent, t, discount, keys[1])
         return {
             "agents": (agent, modelled, explored),
             "latents": z,
-            "metrics": {**model, **novelty, **critic},
-            "samples": (imagined, real),
-            "windows": said_of_windows(parts.networks, agent, w),
-            "trajectory": said_of_trajectory(parts.networks, agent, t),
+            "metrics": {**model_metrics, **novelty_metrics, **critic_metrics},
+            "samples": (imagined(agent, z[0], w.task_id, keys[2]), real(agent, t, discount)),
+            "windows": of_windows(agent, w),
+            "trajectory": of_trajectory(agent, t),
         }
 
-    compiled = jax.jit(program, compiler_options={"xla_backend_optimization_level": 0})
     return {
-        name: jax.device_get(compiled(agent_of(experiment, raw_std)))
+        name: jax.device_get(of(agent_of(experiment, raw_std)))
         for name, raw_std in (("sure", -20.0), ("unsure", 1.5))
     }
 

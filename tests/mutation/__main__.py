@@ -130,22 +130,21 @@ def run_all(mutants: list[Mutant], copies: Copies) -> tuple[list[Mutant], list[M
     for mutant in mutants:
         if not mutant.equivalent:
             by_tests[mutant.tests].append(mutant)
-    killed, survivors = [], []
-    with concurrent.futures.ThreadPoolExecutor(copies.number) as pool:
-        limits = dict(
-            zip(by_tests, pool.map(lambda tests: _limit(copies, tests), by_tests), strict=True)
-        )
-        jobs = {
-            pool.submit(copies.test, mutant, tests, limits[tests]): mutant
-            for tests, group in by_tests.items()
-            for mutant in group
-        }
-        for job in concurrent.futures.as_completed(jobs):
-            mutant, (code, output) = jobs[job], job.result()
+    killed: list[Mutant] = []
+    survivors: list[Mutant] = []
+
+    def run_group(tests: tuple[str, ...]) -> None:
+        limit = _limit(copies, tests)
+        for mutant in by_tests[tests]:
+            code, output = copies.test(mutant, tests, limit)
             if code in _NOT_RUN:
                 raise MutantError(f"{mutant}: pytest ended with {code}:\n{output}")
             (survivors if code == 0 else killed).append(mutant)
             print(f"{'SURVIVED' if code == 0 else 'killed'} {mutant}", flush=True)
+
+    with concurrent.futures.ThreadPoolExecutor(copies.number) as pool:
+        largest_first = sorted(by_tests, key=lambda tests: -len(by_tests[tests]))
+        list(pool.map(run_group, largest_first))
     return killed, survivors
 
 

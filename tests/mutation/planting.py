@@ -23,7 +23,8 @@ class Mutant:
             an inner function is enough where it is unique.
         old: Source of an expression or statement inside.
         new: What stands there instead.
-        tests: Files or folders of tests that concern it, relative to `tests/`.
+        tests: Folders, files or single tests (`file.py::test`) that concern it, relative to
+            `tests/`.
         equivalent: Why no test can tell the two apart; such a mutant is listed and not run.
     """
 
