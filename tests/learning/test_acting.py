@@ -147,6 +147,25 @@ def test_without_a_planner_the_policy_draws(experiment, state, monkeypatch):
     assert spy.options and all(options == {"explore": True} for options in spy.options)
 
 
+def test_actions_are_drawn_from_what_is_recorded_as_their_gaussian(experiment, state):
+    """Each environment draws with its own key; without exploration it takes the mean."""
+    env = experiment.env
+    keys = jax.random.split(jax.random.key(7), env.batch_size)
+    noise = np.stack([jax.random.normal(key, (env.action_size,)) for key in keys])
+    plan_mean = jnp.zeros((env.batch_size, HORIZON, env.action_size))
+    observation = jnp.ones((env.batch_size, env.observation_size))
+    act = functools.partial(
+        rollout.prior_actions, experiment.networks, state.agent, env, observation, plan_mean, keys
+    )
+    drawn, certain = act(explore=True), act(explore=False)
+    assert np.all(drawn.std > 0.0) and not np.any(certain.std)
+    np.testing.assert_allclose(drawn.u, drawn.mean + drawn.std * noise, rtol=1e-5)
+    np.testing.assert_array_equal(certain.u, drawn.mean)
+    random = rollout.random_actions(env, plan_mean, keys)
+    np.testing.assert_allclose(random.u, random.mean + random.std * noise, rtol=1e-5)
+    assert not np.any(random.mean) and np.all(random.std == 1.0)
+
+
 def planned(experiment, agent, monkeypatch, what):
     """First actions `[B]` of plans in which `what(keywords of the planner)` is the action."""
 

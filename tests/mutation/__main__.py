@@ -28,6 +28,8 @@ ENOUGH = 0.95
 # Of the time that the same tests take without the error, and at least a minute more: planted
 # errors can loop, and change programs that the compile cache holds.
 _TIMES, _MORE_S = 4.0, 60.0
+# What is planted is compiled anew and hardly runs: quickly rather than well.
+_XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _NOT_RUN = (3, 4, 5)  # pytest's exit codes: internal error, wrong arguments, no test
 
 
@@ -108,7 +110,7 @@ class Copies:
 
 def _pytest(copy: pathlib.Path, core: int, tests: tuple[str, ...], limit: float) -> tuple[int, str]:
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    environment = {"XLA_FLAGS": _XLA_FLAGS, **os.environ, "PYTHONPATH": str(copy)}
     try:
         done = subprocess.run(
             [*command, *(f"tests/{name}" for name in tests)],
