@@ -55,6 +55,8 @@ class NetworkConfig:
         size: Name of a preset: tiny, 1M, 5M, 19M, 48M or 317M.
         encoder: What policy and critic see: the world model's `latent`, or the normalised
             `observation` and the task's one-hot id; the latter is an agent without a model.
+        normalize_observations: Whether the encoder of latents reads observations in units of their
+            task's running standard deviation; `observation` always does.
         encoder_width: Width of the encoder's hidden layers.
         encoder_layers: Hidden layers of the encoder.
         mlp_width: Width of all other hidden layers (two in every head).
@@ -76,6 +78,7 @@ class NetworkConfig:
 
     size: Literal["tiny", "1M", "5M", "19M", "48M", "317M"] = "tiny"
     encoder: Literal["latent", "observation"] = "latent"
+    normalize_observations: bool = True
     encoder_width: Annotated[int, Range(0, MOST_ROWS)] = 0
     encoder_layers: Annotated[int, at_least(0)] = 0
     mlp_width: Annotated[int, Range(0, MOST_ROWS)] = 0

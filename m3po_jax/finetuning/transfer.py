@@ -241,7 +241,7 @@ def _moved_actor(old: Params, new: Params, source: Ends, target: Ends) -> Params
 
 
 def _moved_statistics(old: Statistics, new: Statistics, source: Ends, target: Ends) -> Statistics:
-    """Running statistics of the tasks that both runs have; those of observations are not used."""
+    """Running statistics of the tasks that both runs have."""
     pairs = [
         (index, source.tasks.index(task))
         for index, task in enumerate(target.tasks)
@@ -256,6 +256,13 @@ def _moved_statistics(old: Statistics, new: Statistics, source: Ends, target: En
         )
         for name in ("plan_scale", "value_scale", "disagreement", "reward", "recent_reward")
     }
+    known, fresh = jax.tree.map(jnp.asarray, (old.observation, new.observation))
+    kept = min(known.mean.shape[-1], fresh.mean.shape[-1])
+    moved["observation"] = fresh.replace(
+        mean=fresh.mean.at[to, :kept].set(known.mean[from_, :kept]),
+        variance=fresh.variance.at[to, :kept].set(known.variance[from_, :kept]),
+        count=fresh.count.at[to].set(known.count[from_]),
+    )
     result: Statistics = new.replace(**moved)
     return result
 

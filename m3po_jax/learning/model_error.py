@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from m3po_jax.learning.parts import Parts
+from m3po_jax.learning.perception import perceive
 from m3po_jax.learning.state import AgentState
 from m3po_jax.learning.values import target_model
 from m3po_jax.ops import statistics
 from m3po_jax.replay import buffer
-from m3po_jax.world_model.latent import task_context
 
 # Farther than any planner here looks, so that the picture shows where the model ends to be good.
 MAX_HORIZON = 16
@@ -58,11 +58,9 @@ def model_errors(
         layout=parts.env.layout,
         axis_name=parts.axis_name,
     )
-    params = agent.params.world_model
-    context = task_context(networks, params, window.task_id)
     model = target_model(networks, agent)
     # The step before the prediction gives the reward that persistence holds.
-    first = networks.encode(params, window.observation[1], context.e)
+    context, first = perceive(networks, agent, window.observation[1], window.task_id)
 
     def rms(square: jax.Array, mask: jax.Array) -> jax.Array:
         mean, _, count = statistics.per_task_moments(
@@ -73,7 +71,7 @@ def model_errors(
     def step(z: jax.Array, real: tuple[jax.Array, ...]) -> tuple[jax.Array, ModelErrors]:
         u, reward, next_observation, mask = real
         z, predicted, _ = model.next(z, u, context)
-        seen = networks.encode(params, next_observation, context.e)
+        _, seen = perceive(networks, agent, next_observation, window.task_id)
         return z, ModelErrors(
             reward=rms((predicted - reward) ** 2, mask),
             reward_persistence=rms((window.reward[0] - reward) ** 2, mask),

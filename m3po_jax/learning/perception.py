@@ -1,12 +1,31 @@
-"""What policy and critics see of observations."""
+"""What world model, policy and critics see of observations."""
 
 import jax
+import jax.numpy as jnp
 
 from m3po_jax.learning.state import AgentState
 from m3po_jax.networks.factory import Networks
 from m3po_jax.ops.observation_moments import normalize_observation
-from m3po_jax.types import Trajectory
+from m3po_jax.types import Trajectory, Window
 from m3po_jax.world_model.latent import TaskContext, task_context
+
+
+def normalized(
+    networks: Networks, agent: AgentState, observation: jax.Array, task_id: jax.Array
+) -> jax.Array:
+    """Observations `[..., O]` of tasks `[...]` as the encoder of latents reads them."""
+    if not networks.normalize_observations:
+        return observation
+    return normalize_observation(agent.statistics.observation, observation, task_id)
+
+
+def normalized_window(networks: Networks, agent: AgentState, window: Window) -> Window:
+    """Replayed steps with the observations that the encoder reads."""
+    tasks = jnp.broadcast_to(window.task_id, window.reward.shape)
+    return window.replace(
+        observation=normalized(networks, agent, window.observation, tasks),
+        next_observation=normalized(networks, agent, window.next_observation, tasks),
+    )
 
 
 def perceive(
@@ -25,7 +44,8 @@ def perceive(
         return context, normalize_observation(moments, observation, task_id)
     params = agent.params.world_model
     context = task_context(networks, params, task_id)
-    return context, networks.encode(params, observation, context.e)
+    seen = normalized(networks, agent, observation, task_id)
+    return context, networks.encode(params, seen, context.e)
 
 
 def encode_trajectory(

@@ -29,7 +29,7 @@ class Statistics:
     disagreement: statistics.RunningMoments  # of the explorers, over replayed steps
     reward: statistics.RunningRange  # of the rewards collected
     recent_reward: statistics.RunningMoments  # the same, of late
-    observation: observation_moments.ObservationMoments  # used without a world model
+    observation: observation_moments.ObservationMoments
 
 
 @flax.struct.dataclass

@@ -78,9 +78,6 @@ def learn(state: TrainState, collected: Collected, parts: Parts) -> tuple[TrainS
     if config.learns_from_real:
         learn_fresh = partial(learn_from_rollout, parts=parts)
         agent, fresh_metrics = _skip_if(random, learn_fresh, agent, trajectory, fresh_key)
-    if not config.has_model:
-        agent = update_observation_moments(agent, trajectory, parts)
-
     usual = config.train.updates_per_transition * trajectory.reward.size * parts.env.num_shards
     debt = state.update_debt + usual
     num_updates = jnp.minimum(jnp.floor(debt), math.ceil(MAX_CATCH_UP * usual))
@@ -90,6 +87,7 @@ def learn(state: TrainState, collected: Collected, parts: Parts) -> tuple[TrainS
         agent, replay_metrics = learn_from_replay(
             agent, replay, replay_key, num_updates, parts=parts
         )
+    agent = update_observation_moments(agent, trajectory, parts)
     new_state = TrainState(
         agent=agent,
         rollout=collected.rollout,

@@ -7,6 +7,7 @@ import optax
 from m3po_jax.learning.fitting import ema
 from m3po_jax.learning.metrics import SKIPPED
 from m3po_jax.learning.parts import Parts
+from m3po_jax.learning.perception import normalized_window
 from m3po_jax.learning.state import AgentState
 from m3po_jax.learning.values import target_model
 from m3po_jax.ops import checks, finite, rows
@@ -36,12 +37,13 @@ def world_model_update(
     head_key, target_key, dropout_key = jax.random.split(key, 3)
     params = agent.params.world_model
     context = task_context(networks, params, window.task_id)
+    checks.check_finite("world model, replayed steps", window)
+    window = normalized_window(networks, agent, window)
     e = jnp.broadcast_to(context.e, (*window.reward.shape, context.e.shape[-1]))
     z_target = networks.encode(params, window.next_observation, e)
     value_target = _value_target(
         agent, z_target, context, window, discount, (head_key, target_key), parts=parts
     )
-    checks.check_finite("world model, replayed steps", window)
     checks.check_range("world model, replayed termination", window.termination, 0.0, 1.0)
     checks.check_finite("world model, latents of the next observations", z_target)
     checks.check_finite("world model, value targets", value_target)

@@ -37,6 +37,7 @@ class Networks:
         world_model: The implicit world model.
         encoder: What `z` and `e` are for policy and critic: `latent` for the world model's, or
             `observation` for normalised observations and one-hot task ids.
+        normalize_observations: Whether the world model is given normalised observations.
         actor: The policy prior.
         critic: The head of V_mf and of V_x.
         support: Bins of every two-hot head.
@@ -48,6 +49,7 @@ class Networks:
 
     world_model: WorldModel
     encoder: str
+    normalize_observations: bool
     actor: Actor
     critic: Critic
     support: Support
@@ -178,6 +180,7 @@ def make_networks(
     return Networks(
         world_model=world_model,
         encoder=config.encoder,
+        normalize_observations=config.normalize_observations,
         actor=Actor(config.mlp_width, action_size, *stds, config.precision),
         critic=Critic(config.mlp_width, config.num_bins, config.precision),
         support=Support(config.support_low, config.support_high, config.num_bins),

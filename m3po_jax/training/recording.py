@@ -14,12 +14,13 @@ from m3po_jax.envs import registry
 from m3po_jax.envs.multitask import MultiTaskEnv, MultiTaskState
 from m3po_jax.envs.wrappers import pad_last
 from m3po_jax.learning import rollout
+from m3po_jax.learning.perception import perceive
 from m3po_jax.learning.state import AgentState
 from m3po_jax.networks.factory import Networks
 from m3po_jax.planning import warm_start
 from m3po_jax.training.experiment import restore_run
 from m3po_jax.training.iteration import raise_failure
-from m3po_jax.world_model.latent import TaskContext, WorldModelLatent, task_context
+from m3po_jax.world_model.latent import WorldModelLatent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,8 +201,7 @@ def _belief(
         return jnp.zeros(horizon), jnp.zeros(())
     params, task_id = agent.params, jnp.asarray(rows.task_id[0])
     model = WorldModelLatent(params.world_model, params.world_model["q"], params.policy, networks)
-    context: TaskContext = task_context(networks, params.world_model, task_id)
-    z = networks.encode(params.world_model, observation[0], context.e)
+    context, z = perceive(networks, agent, observation[0], task_id)
     discount = rows.discount[rows.task_id[0]]
     rewards, value, weight = [], jnp.zeros(()), jnp.ones(())
     for step in range(horizon):
