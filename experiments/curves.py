@@ -210,10 +210,14 @@ def draw(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    columns = min(len(settings), 4)
+    lines = -(-len(settings) // columns)
     figure, axes = pyplot.subplots(
-        1, len(settings), figsize=(4.6 * len(settings), 4.4), squeeze=False, layout="constrained"
+        lines, columns, figsize=(4.6 * columns, 4.4 * lines), squeeze=False, layout="constrained"
     )
-    for axis, (setting, title) in zip(axes[0], settings.items(), strict=True):
+    for axis in axes.flat[len(settings) :]:
+        axis.remove()
+    for axis, (setting, title) in zip(axes.flat, settings.items(), strict=False):
         found = curves(rows, setting)
         for (agent, label), (color, marker) in zip(labels.items(), STYLES, strict=False):
             if agent not in found:
