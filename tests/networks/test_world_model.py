@@ -1,5 +1,6 @@
 """The world model's modules and the frozen bundle that applies them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -114,6 +115,21 @@ def test_dropout_acts_in_training_only(params, inputs):
 
     assert spread(None) == 0.0
     assert spread(lambda i: jax.random.split(jax.random.key(i), inputs[0].shape[0])) > 0.0
+
+
+def test_heads_that_are_alike_drop_units_of_their_own(params, inputs):
+    module = NETWORKS.world_model.clone(dropout=0.5)
+    networks = dataclasses.replace(NETWORKS, world_model=module)
+    rng = np.random.default_rng(1)
+    draw = lambda x: np.repeat(rng.normal(size=x[:1].shape), 3, axis=0)  # noqa: E731
+    q = jax.tree.map(lambda x: draw(x).astype(np.float32), params.world_model["q"])
+    apply = COMPILE(lambda keys: networks.q_logits(q, *inputs, dropout_keys=keys))
+    one, two, three = apply(None)
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, three)
+    one, two, three = apply(jax.random.split(jax.random.key(0), 3))
+    for x, y in ((one, two), (two, three), (one, three)):
+        assert np.all(np.any(x != y, axis=-1))
 
 
 def test_termination_head_exists_where_some_task_terminates(params, inputs):
