@@ -16,7 +16,7 @@ from m3po_jax.workdir.metrics import (
 )
 
 ROWS = [
-    {"env_steps": 64 * i, "a/loss": 0.1 * i, "b, with comma": math.nan if i < 3 else -1e-30 * i}
+    {"env_steps": 64 * i, "a/loss": i / 7.0, "b, with comma": math.nan if i < 3 else -1e-30 / i}
     for i in range(1, 6)
 ]
 
