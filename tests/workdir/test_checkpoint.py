@@ -120,9 +120,9 @@ def test_another_state_is_refused_by_name(tmp_path, target, words):
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_older_one_needs_the_users_word(tmp_path):
-    with Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(10, {"x": jnp.full(300, 10)}, {})
-        checkpointer.save(20, {"x": jnp.full(300, 20)}, {})
+    with Checkpointer(tmp_path, max_to_keep=3) as checkpointer:
+        for step in (5, 10, 20):
+            checkpointer.save(step, {"x": jnp.full(300, step)}, {})
     newest = tmp_path / "checkpoints" / "20"
     damage(newest)
     target = {"x": jnp.zeros(300, jnp.int32)}
