@@ -258,6 +258,13 @@ def test_what_an_environment_never_had_is_not_taken_over_as_data(replays):
     )
     assert int(again.size) == 48 <= kept
     assert again.skip.tolist() == [40, 40]
+    # Of the newest 20 steps the first 12 are those that it never had.
+    empty = filled_replay(third, 0)
+    short = empty.replace(data={name: leaf[:, :20] for name, leaf in empty.data.items()})
+    again = transfer.transfer_replay(once, short, *sides_of(new, third), unroll_length=4)
+    assert int(again.size) == 20 and again.skip.tolist() == [12, 12]
+    steps = np.arange(8) / 10.0
+    np.testing.assert_allclose(again.data["reward"][:, 12:], [steps, 10.0 + steps], rtol=1e-6)
 
 
 def test_replay_of_other_environments_is_refused(replays):
