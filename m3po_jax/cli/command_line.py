@@ -18,8 +18,9 @@ from m3po_jax import presets
 from m3po_jax.cli import config_argument, output
 from m3po_jax.config import Config, ConfigError, UserError, unknown_key
 from m3po_jax.version import VERSION
-from m3po_jax.workdir import folder, streams
+from m3po_jax.workdir import best, folder, streams
 from m3po_jax.workdir.preemption import PREEMPTED, Preempted
+from m3po_jax.workload import task_load
 
 USER_ERROR = 2  # exit code of every refusal
 INTERRUPTED = 130  # stopped outside of training, where there is nothing to save
@@ -54,6 +55,25 @@ def chosen_logs(config: Config, path: pathlib.Path) -> tuple[Config, list[Any]]:
         config = dataclasses.replace(config, train=train)
     sinks = event_logs.make_sinks(path, tensorboard=values.tensorboard, wandb=values.wandb)
     return config, sinks
+
+
+def define_checkpoint_flag() -> None:
+    """Defines `--checkpoint`."""
+    flags.DEFINE_enum("checkpoint", best.NEWEST, best.CHECKPOINTS, "Which checkpoint.")
+
+
+def chosen_checkpoint(path: pathlib.Path, config: Config) -> int | None:
+    """Returns the iteration of the checkpoint of `--checkpoint`, None for the newest.
+
+    Raises:
+        WorkdirError: There is none; said before anything slow.
+    """
+    folder.require_checkpoint(path)
+    env_steps = task_load(config).env_steps
+    step, note = best.chosen_step(path, flags.FLAGS.checkpoint, env_steps)
+    if note:
+        streams.say(note)
+    return step
 
 
 def define_process_flags() -> None:

@@ -1,8 +1,11 @@
-"""Evaluates the newest checkpoint of a run.
+"""Evaluates a checkpoint of a run.
 
-m3po-evaluate --workdir=DIR [--episodes=16] [--policy=NAME ...] [--seed=0] [--json] [--save]
+m3po-evaluate --workdir=DIR [--checkpoint=newest|best] [--episodes=16] [--policy=NAME ...]
+              [--seed=0] [--json] [--save]
 
 --workdir=DIR   the folder of the run
+--checkpoint=best   the one that scored best in the evaluations of training, which are of other
+                episodes than these; by default the newest
 --episodes=16   episodes of each task
 --policy=NAME   planner: plan with the learned model; prior: the policy network alone; random:
                 random actions, for comparison; repeat the flag to evaluate several
@@ -28,7 +31,7 @@ def main() -> None:
     path = paths.named_by("workdir")
     config = folder.read_config(path)
     validate(config)
-    folder.require_checkpoint(path)
+    step = command_line.chosen_checkpoint(path, config)
     command_line.use_compile_cache()
     from m3po_jax.training import scores
     from m3po_jax.training.evaluator import evaluate_workdir
@@ -36,19 +39,21 @@ def main() -> None:
 
     for policy in FLAGS.policy:
         record = evaluate_workdir(
-            config, path, episodes=FLAGS.episodes, policy=policy, seed=FLAGS.seed
+            config, path, episodes=FLAGS.episodes, policy=policy, seed=FLAGS.seed, step=step
         )
         if FLAGS.json:
             print(json.dumps(record))
         else:
             print(f"{policy}:\n{scores.evaluation_table(record)}")
         if FLAGS.save:
-            metrics.save_evaluation(path, {**record, "seed": FLAGS.seed})
+            about = {"seed": FLAGS.seed, "checkpoint": FLAGS.checkpoint}
+            metrics.save_evaluation(path, {**record, **about})
 
 
 def run() -> None:
     """Entry point of `m3po-evaluate`."""
     flags.DEFINE_string("workdir", None, "Folder of the run.")
+    command_line.define_checkpoint_flag()
     flags.DEFINE_integer("episodes", 16, "Episodes.", lower_bound=1, upper_bound=MOST_ROWS)
     policies = ["planner", "prior", "random"]
     flags.DEFINE_multi_enum("policy", ["planner"], policies, "What acts.")

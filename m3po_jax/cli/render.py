@@ -1,8 +1,8 @@
 """Shows a trained agent: a video of one episode, or Brax's viewer as a page.
 
-m3po-render --workdir=DIR --task=NAME --out=FILE [--policy=planner|prior] [--seed=0] [--overlay] ...
+m3po-render --workdir=DIR --task=NAME --out=FILE [--checkpoint=newest|best] [--overlay] ...
 
---workdir=DIR   the folder of the run
+--workdir=DIR   the folder of the run; --checkpoint=best takes its best evaluated checkpoint
 --task=NAME     one of its tasks, such as dmc/CartpoleSwingup
 --out=FILE      FILE.mp4 for MuJoCo tasks; FILE.html for Brax tasks (loads Brax's viewer online)
 --policy=NAME   planner: plan with the learned model; prior: the policy network alone
@@ -33,14 +33,14 @@ def main() -> None:
     config = folder.read_config(path)
     validate(config)
     video.check_request(config, FLAGS.task, out, overlay=FLAGS.overlay)
-    folder.require_checkpoint(path)
+    step = command_line.chosen_checkpoint(path, config)
     if out.endswith(".mp4"):
         choose_gl()
     command_line.use_compile_cache()
     from m3po_jax.training import recording
 
     asked = {"task": FLAGS.task, "policy": FLAGS.policy, "seed": FLAGS.seed}
-    episode = recording.record_episode(config, path, **asked)
+    episode = recording.record_episode(config, path, step=step, **asked)
     title, size = f"{FLAGS.task}, {FLAGS.policy}", (FLAGS.width, FLAGS.height)
     video.write_recording(episode, out, title=title, size=size, overlay=FLAGS.overlay)
     print(f"wrote {FLAGS.out}: {len(episode.reward)} steps, return {episode.reward.sum():.1f}")
@@ -65,13 +65,13 @@ def choose_gl() -> None:
 def run() -> None:
     """Entry point of `m3po-render`."""
     for name in ("workdir", "task", "out"):
-        flags.DEFINE_string(name, None, f"See --help: {name}.")
+        flags.DEFINE_string(name, None, f"See --help: {name}.", required=True)
+    command_line.define_checkpoint_flag()
     flags.DEFINE_enum("policy", "planner", ["planner", "prior"], "What acts.")
     flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0, upper_bound=LARGEST_SEED)
     flags.DEFINE_bool("overlay", False, "Draw what the agent believed.")
     flags.DEFINE_integer("width", 640, "Pixels.", lower_bound=16, upper_bound=3840)
     flags.DEFINE_integer("height", 480, "Pixels.", lower_bound=16, upper_bound=2160)
-    flags.mark_flags_as_required(["workdir", "task", "out"])
     command_line.run(main, __doc__)
 
 

@@ -18,6 +18,9 @@ from m3po_jax.networks.factory import Networks
 from m3po_jax.planning import warm_start
 from m3po_jax.training.stored_agent import ACTING, restore_agent
 from m3po_jax.types import TaskSpec
+from m3po_jax.workdir import best
+from m3po_jax.workdir.folder import read_config
+from m3po_jax.workload import task_load
 
 POLICIES = ("planner", "prior")
 
@@ -213,11 +216,12 @@ class Agent:
         return rows, task_id, single
 
 
-def load(workdir: str | os.PathLike[str]) -> Agent:
-    """Loads the agent of a run's newest checkpoint, without its replay and its simulators.
+def load(workdir: str | os.PathLike[str], *, checkpoint: str = best.NEWEST) -> Agent:
+    """Loads the agent of a run's checkpoint, without its replay and its simulators.
 
     Args:
         workdir: Folder of the run.
+        checkpoint: `newest`, or `best`: the one that scored best in the evaluations of training.
 
     Returns:
         The agent, ready to act.
@@ -226,5 +230,7 @@ def load(workdir: str | os.PathLike[str]) -> Agent:
         WorkdirError: There is no run, or one of another version.
         CheckpointError: There is no checkpoint or it cannot be read.
     """
-    stored = restore_agent(workdir, fields=ACTING)
+    iteration = task_load(read_config(workdir)).env_steps
+    step, _ = best.chosen_step(workdir, checkpoint, iteration)
+    stored = restore_agent(workdir, fields=ACTING, step=step)
     return Agent(stored.config, stored.specs, stored.networks, stored.state, stored.env_steps)

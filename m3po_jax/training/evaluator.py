@@ -16,8 +16,10 @@ from m3po_jax.training.compiling import compile_program
 from m3po_jax.training.experiment import Experiment, restore_run
 from m3po_jax.training.iteration import raise_failure
 
-# Evaluations draw from a stream of their own, which training never touches.
+# Evaluations draw from streams of their own, which training never touches. Those during training
+# choose the best checkpoint, so what is reported of it comes from other episodes.
 _EVALUATION_STREAM = 0x5EED
+_REPORT_STREAM = 0x4E504F
 
 
 class Evaluator:
@@ -45,9 +47,11 @@ class Evaluator:
 
         return compile_it
 
-    def __call__(self, agent: AgentState, *, policy: str, seed: int) -> dict[str, Any]:
+    def __call__(
+        self, agent: AgentState, *, policy: str, seed: int, stream: int = _EVALUATION_STREAM
+    ) -> dict[str, Any]:
         """Returns `policy`, `tasks` and the scores over all tasks (see README)."""
-        key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
+        key = jax.random.fold_in(jax.random.key(seed), stream)
         self.prepare(agent, policy=policy)()
         result: Episodes = jax.device_get(self._programs[policy](agent, key))
         raise_failure(self._env)
@@ -70,8 +74,11 @@ def evaluate_workdir(
     episodes: int,
     policy: str,
     seed: int = 0,
+    step: int | None = None,
 ) -> dict[str, Any]:
-    """Evaluates the newest checkpoint of a run; the record is as in eval.jsonl.
+    """Evaluates a checkpoint of a run; the record is as in eval.jsonl.
+
+    No seed gives the episodes of the evaluations during training.
 
     Args:
         config: Settings of the run.
@@ -79,6 +86,7 @@ def evaluate_workdir(
         episodes: Episodes of each task.
         policy: `planner`, `prior` or `random`.
         seed: Seed of starts and of the planner's samples.
+        step: Iteration of the checkpoint; None takes the newest.
 
     Raises:
         CheckpointError: There is no checkpoint or it cannot be read.
@@ -89,9 +97,9 @@ def evaluate_workdir(
             f"{workdir} has no world model to plan with (network.encoder = 'observation'); "
             "evaluate its policy `prior`"
         )
-    experiment, state, meta = restore_run(config, workdir)
+    experiment, state, meta = restore_run(config, workdir, step=step)
     evaluator = Evaluator(experiment, episodes=episodes)
-    result = evaluator(state.agent, policy=policy, seed=seed)
+    result = evaluator(state.agent, policy=policy, seed=seed, stream=_REPORT_STREAM)
     return {**experiment.position(int(state.iteration), meta["wall_seconds"]), **result}
 
 

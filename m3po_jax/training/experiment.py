@@ -98,13 +98,15 @@ def restore_run(
     config: Config,
     workdir: str | os.PathLike[str],
     *,
+    step: int | None = None,
     absent: str = "holds no checkpoint; train longer first",
 ) -> tuple[Experiment, TrainState, dict[str, Any]]:
-    """Returns the experiment, the newest state and its meta of a run.
+    """Returns the experiment of a run, the state of a checkpoint and its meta.
 
     Args:
         config: Settings of the run.
         workdir: Its folder.
+        step: Iteration of the checkpoint; None takes the newest.
         absent: What to say of the folder where it has no checkpoint.
 
     Raises:
@@ -113,10 +115,10 @@ def restore_run(
     experiment = make_experiment(on_one_device(config))
     experiment.require_room()
     with Checkpointer(workdir) as checkpointer:
-        restored = checkpointer.restore_latest(experiment.state_shapes())
-    if restored is None:
-        raise CheckpointError(f"{workdir} {absent}")
-    return experiment, *restored
+        step = checkpointer.latest_step() if step is None else step
+        if step is None:
+            raise CheckpointError(f"{workdir} {absent}")
+        return experiment, *checkpointer.restore(step, experiment.state_shapes())
 
 
 def description(experiment: Experiment) -> str:

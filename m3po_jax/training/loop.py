@@ -5,16 +5,14 @@ import functools
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from m3po_jax.config import KL_BOUND_FACTOR, Config, ConfigError
 from m3po_jax.envs.host import HostError
 from m3po_jax.learning import model_error
-from m3po_jax.learning.metrics import SKIPPED
 from m3po_jax.learning.state import TrainState
 from m3po_jax.ops import checks
 from m3po_jax.training import processes, sharding
@@ -23,15 +21,15 @@ from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import Experiment, description, make_experiment
 from m3po_jax.training.fault import FaultWatch
 from m3po_jax.training.iteration import Iteration, Step, raise_failure
+from m3po_jax.training.row import summarize
 from m3po_jax.training.scores import evaluation_table, returns_text
+from m3po_jax.workdir.best import best_step
 from m3po_jax.workdir.checkpoint import Checkpointer, lost_checkpoints
-from m3po_jax.workdir.folder import forget_overwritten, holds_metrics
+from m3po_jax.workdir.folder import checkpoint_steps, forget_overwritten, holds_metrics
 from m3po_jax.workdir.metrics import MetricsWriter, Sink, read_evaluations
 from m3po_jax.workdir.preemption import Preempted
 from m3po_jax.workdir.progress import Progress
 
-# Sums over the iterations that one line of metrics.csv covers; the other metrics are averaged.
-_SUMMED = ("rollout/episodes", "rollout/faults", SKIPPED)
 _MODEL_ERROR_STREAM = 0xE4404
 
 
@@ -116,6 +114,7 @@ class _Run:
         self._logged = self._began
         self._model_errors: Any = sharding.shard_model_errors(experiment.mesh, experiment)
         self._iteration, self._wall_before = 0, 0.0
+        self._best: int | None = None
 
     def start_or_resume(self) -> None:
         """Makes the first state, or takes that of the newest checkpoint; call it first.
@@ -141,6 +140,7 @@ class _Run:
             progress.say(f"Resuming from the checkpoint at {self.env_steps:,} env steps.")
         if processes.leads() and (missing := self._writer.truncate_after(self.env_steps)):
             progress.say(missing)
+        self._best = self._find_best()
 
     def _first_state(self) -> TrainState:
         # One program: eager resets would compile each operation of the simulators alone. The seed
@@ -209,13 +209,14 @@ class _Run:
                 self._faults.judge(jax.device_get(metrics))
             stopping = processes.any_of(stop())
             save = stopping or self._due(train.checkpoint_every)
-            # What a checkpoint covers is written before it, or a resume would leave a gap.
-            if save or self._iteration % train.log_every == 0:
-                self._log()
             # A stop does not wait for an evaluation: the resumed run does it.
-            if self._due(train.eval_every) and not stopping:
+            evaluate = self._due(train.eval_every) and not stopping
+            # What a checkpoint covers is written before it, or a resume would leave a gap.
+            if save or evaluate or self._iteration % train.log_every == 0:
+                self._log()
+            if evaluate:
                 self._evaluate(evaluator)
-            if save:
+            if save or (evaluate and self._best == self._iteration):
                 self._save()
         if stopping:
             raise Preempted(
@@ -224,9 +225,12 @@ class _Run:
             )
 
     def _due(self, every: int) -> bool:
-        """Whether the last iteration ended the run or crossed a multiple of `every` env steps."""
+        """Whether the last iteration ended the run or crossed a multiple of `every` env steps.
+
+        The start crosses 0.
+        """
         before = self.env_steps - self._experiment.env_steps_per_iteration
-        return self.finished or (before >= 0 and _crosses(before, self.env_steps, every))
+        return self.finished or _crosses(before, self.env_steps, every)
 
     def _compile(self, evaluator: Evaluator, *, debug: bool) -> Step:
         """Compiles all that training needs before the first step, so that no stop waits for it."""
@@ -276,7 +280,19 @@ class _Run:
         return self._experiment.meta(env_steps=self.env_steps, wall_seconds=self._wall_seconds())
 
     def _save(self) -> None:
-        self._checkpointer.save(self._iteration, self._state, self._meta())
+        best = () if self._best is None else (self._best,)
+        self._checkpointer.save(self._iteration, self._state, self._meta(), keep=best)
+
+    def _find_best(self) -> int | None:
+        """The iteration that scored best, of this one and those that have a checkpoint.
+
+        Only the process that leads decides what is kept, and the others what it says of this one.
+        """
+        best, per_iteration = None, self._experiment.env_steps_per_iteration
+        if processes.leads():
+            steps = {*checkpoint_steps(self._workdir), self._iteration}
+            best = best_step(read_evaluations(self._workdir), steps, per_iteration)
+        return self._iteration if processes.from_leader(best == self._iteration) else best
 
     def _log(self) -> None:
         metrics = jax.device_get(self._pending)
@@ -315,6 +331,7 @@ class _Run:
         }
         if processes.leads():
             self._writer.write_evaluation(record)
+        self._best = self._find_best()
         text = returns_text(result["tasks"])
         self._progress.say(f"Evaluation at {self.env_steps:,} env steps: {text}")
         # An evaluation does not count towards the training speed.
@@ -328,35 +345,6 @@ class _Run:
         result = compile_it()
         self._progress.say(f"Compiled {what} in {time.monotonic() - start:.0f} s.")
         return result
-
-
-def summarize(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """One value per metric over several iterations.
-
-    Counts are added, names in `_max` take the maximum, returns and lengths are weighted by the
-    number of episodes, all else is averaged over the iterations that have it (are not NaN).
-
-    Args:
-        metrics: Metrics of each iteration, `[]` or `[K]`.
-    """
-    stacked = {name: np.stack([m[name] for m in metrics]) for name in metrics[0]}
-    episodes = stacked["rollout/episodes"]
-    summary = {}
-    for name, values in stacked.items():
-        present = ~np.isnan(values)
-        filled = np.where(present, values, 0.0)
-        if name.endswith(_SUMMED):
-            summary[name] = np.sum(values, axis=0)
-            continue
-        if name.endswith("_max"):
-            largest = np.max(np.where(present, values, -np.inf), axis=0)
-            summary[name] = np.where(np.any(present, axis=0), largest, np.nan)
-            continue
-        weight = episodes if name.startswith("rollout/episode_") else present.astype(np.float32)
-        total = np.sum(weight * present, axis=0)
-        mean = np.sum(weight * filled, axis=0) / np.maximum(total, 1e-9)
-        summary[name] = np.where(total > 0, mean, np.nan)
-    return summary
 
 
 def _crosses(before: int, after: int, every: int) -> bool:

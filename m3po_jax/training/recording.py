@@ -86,9 +86,15 @@ class _Carry(NamedTuple):
 
 
 def record_episode(
-    config: Config, workdir: str | os.PathLike[str], *, task: str, policy: str, seed: int
+    config: Config,
+    workdir: str | os.PathLike[str],
+    *,
+    task: str,
+    policy: str,
+    seed: int,
+    step: int | None = None,
 ) -> Recording:
-    """Plays one episode with the newest checkpoint of a run.
+    """Plays one episode with a checkpoint of a run.
 
     Args:
         config: Settings of the run.
@@ -96,6 +102,7 @@ def record_episode(
         task: Name of one of its tasks, without options.
         policy: `planner` or `prior`.
         seed: Seed of the start and of the planner's samples.
+        step: Iteration of the checkpoint; None takes the newest.
 
     Raises:
         ConfigError: The run has no such task, no model to plan with, or the task no picture.
@@ -107,7 +114,7 @@ def record_episode(
         raise ConfigError(str(error)) from error
     if policy == "planner" and not config.has_model:
         raise ConfigError(f"{workdir} has no world model to plan with; give --policy=prior")
-    experiment, state, _ = restore_run(config, workdir)
+    experiment, state, _ = restore_run(config, workdir, step=step)
     env = registry.make((config.tasks[index],), config.env).resized(1)
     environment: Any = registry.make_env(registry.parse_task(config.tasks[index]))
     if not hasattr(environment, "pose"):

@@ -105,12 +105,14 @@ def overall(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def returns_text(tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """The mean return of each task in one line, with the episodes that a fault cut."""
+    """Mean and spread of the returns of each task in one line, with their number."""
     parts = []
     for name, task in tasks.items():
-        faults, text = task.get("faults", 0), _number(task["return_mean"])
-        cut = f" ({faults} of {faults + task['episodes']} episodes cut by faults)" if faults else ""
-        parts.append(f"{name} {text}{cut}")
+        faults, spread = task.get("faults", 0), _number(task["return_std"])
+        about = f"std {spread}, {task['episodes']} episodes"
+        if faults:
+            about = f"std {spread}, {faults} of {faults + task['episodes']} episodes cut by faults"
+        parts.append(f"{name} {_number(task['return_mean'])} ({about})")
     return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""What a run's newest checkpoint holds, read without the run's simulators."""
+"""What a run's checkpoint holds, read without the run's simulators."""
 
 import dataclasses
 import functools
@@ -50,13 +50,14 @@ class StoredAgent:
 
 
 def restore_agent(
-    workdir: str | os.PathLike[str], *, fields: Sequence[str] = LEARNED
+    workdir: str | os.PathLike[str], *, fields: Sequence[str] = LEARNED, step: int | None = None
 ) -> StoredAgent:
-    """Restores the agent of a run's newest checkpoint.
+    """Restores the agent of a run's checkpoint.
 
     Args:
         workdir: Folder of the run.
         fields: Fields of `AgentState` to read, `ACTING` or `LEARNED`.
+        step: Iteration of the checkpoint; None takes the newest.
 
     Raises:
         WorkdirError: There is no run, or one of another version.
@@ -64,9 +65,10 @@ def restore_agent(
     """
     config = read_config(workdir)
     with Checkpointer(workdir) as checkpointer:
-        meta = checkpointer.latest_meta()
-        if meta is None:
+        step = checkpointer.latest_step() if step is None else step
+        if step is None:
             raise CheckpointError(f"{workdir} holds no checkpoint; train longer first")
+        meta = checkpointer.meta(step)
         specs = _specs(config, meta)
         networks = make_networks(
             specs,
@@ -81,7 +83,7 @@ def restore_agent(
         init = functools.partial(init_agent, networks, optimizers)
         abstract = jax.eval_shape(init, jax.random.key(0))
         restored = checkpointer.restore_part(
-            "agent", {name: getattr(abstract, name) for name in fields}
+            "agent", {name: getattr(abstract, name) for name in fields}, step=step
         )
     unread = {
         **{"target_q": {}, "target_exploration": {}, "world_model_opt": (), "critic_opt": ()},

@@ -7,7 +7,7 @@ import pathlib
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -57,7 +57,12 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, max_to_keep: int = 2):
-        """Opens the folder, which is made when missing; keeps the newest `max_to_keep`."""
+        """Opens the folder, which is made when missing.
+
+        Args:
+            workdir: Folder of the run.
+            max_to_keep: How many of the newest stay, besides those that `save` is told to keep.
+        """
         self._folder = pathlib.Path(workdir).absolute() / CHECKPOINT_FOLDER
         self._max_to_keep = max_to_keep
         # Threads of a save that failed: their path must not become that of another folder.
@@ -83,13 +88,16 @@ class Checkpointer:
         step = self._manager.latest_step()
         return None if step is None else int(step)
 
-    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+    def save(
+        self, step: int, state: Any, meta: Mapping[str, Any], *, keep: Collection[int] = ()
+    ) -> None:
         """Saves a checkpoint; does nothing where that step is saved already.
 
         Args:
             step: Number of the checkpoint, growing.
             state: Any pytree of arrays, typed PRNG keys included.
             meta: What else to know, as JSON.
+            keep: Steps of older checkpoints that stay, besides the newest.
 
         Raises:
             CheckpointError: It could not be written, as on a full disk, or what can be read of it
@@ -116,14 +124,10 @@ class Checkpointer:
         if not saved:
             raise CheckpointError(f"Orbax declined to write checkpoint {self._folder / str(step)}")
         self._read_back(step, state, meta)
-        self._delete_outdated()
+        self._delete_outdated(keep)
 
     def restore_latest(self, abstract_state: State) -> tuple[State, dict[str, Any]] | None:
-        """Restores the newest checkpoint.
-
-        Args:
-            abstract_state: The state's pytree, of arrays or of `jax.ShapeDtypeStruct`. A leaf
-                goes where its sharding says, without one to the first device.
+        """Restores the newest checkpoint; see `restore`.
 
         Returns:
             State and meta, or None where no checkpoint was ever saved.
@@ -133,8 +137,22 @@ class Checkpointer:
                 is not taken in its place unless the user removes the newest.
         """
         step = self.latest_step()
-        if step is None:
-            return None
+        return None if step is None else self.restore(step, abstract_state)
+
+    def restore(self, step: int, abstract_state: State) -> tuple[State, dict[str, Any]]:
+        """Restores a checkpoint.
+
+        Args:
+            step: Its number.
+            abstract_state: The state's pytree, of arrays or of `jax.ShapeDtypeStruct`. A leaf
+                goes where its sharding says, without one to the first device.
+
+        Returns:
+            State and meta.
+
+        Raises:
+            CheckpointError: It is not there, damaged or holds another state.
+        """
         abstract = stored_leaves.stored_form(abstract_state)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
@@ -154,25 +172,25 @@ class Checkpointer:
             raise self._unreadable(step, f"{wrong} is not what was saved")
         return jax.tree.map(stored_leaves.with_empty, abstract_state, state), meta
 
-    def latest_meta(self) -> dict[str, Any] | None:
-        """Returns the meta of the newest checkpoint, None where no checkpoint was ever saved.
+    def meta(self, step: int) -> dict[str, Any]:
+        """Returns the meta of a checkpoint.
 
         Raises:
             CheckpointError: It cannot be read.
         """
-        step = self.latest_step()
-        if step is None:
-            return None
         arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
         with self._reading(step):
             return dict(self._manager.restore(step, args=arguments)["meta"])
 
-    def restore_part(self, name: str, abstract: Mapping[str, Any]) -> dict[str, Any]:
-        """Restores some of one field of the newest checkpoint's state, and reads no other array.
+    def restore_part(
+        self, name: str, abstract: Mapping[str, Any], *, step: int | None = None
+    ) -> dict[str, Any]:
+        """Restores some of one field of a checkpoint's state, and reads no other array.
 
         Args:
             name: The field, as `agent`.
-            abstract: Pytrees of its parts by their names, as for `restore_latest`.
+            abstract: Pytrees of its parts by their names, as for `restore`.
+            step: Number of the checkpoint; None takes the newest.
 
         Returns:
             The parts, on the first device where `abstract` has no sharding.
@@ -180,9 +198,10 @@ class Checkpointer:
         Raises:
             CheckpointError: There is no checkpoint, it is damaged, or a part differs.
         """
-        meta, step = self.latest_meta(), self.latest_step()
-        if meta is None or step is None:
+        step = self.latest_step() if step is None else step
+        if step is None:
             raise CheckpointError(f"{self._folder} holds no checkpoint")
+        meta = self.meta(step)
         item = {name: stored_leaves.stored_form(dict(abstract))}
         # A part is an array or a pytree of arrays.
         prefixes = tuple(f"{name}/{part}/" for part in abstract)
@@ -269,9 +288,10 @@ class Checkpointer:
         wrong = stored_leaves.mismatches(meta[_CHECKSUMS], found)
         return f"{wrong} is not what was saved" if wrong else ""
 
-    def _delete_outdated(self) -> None:
-        """Deletes all but the newest; first the name, for a kill leaves no half of one under it."""
-        outdated = sorted(self._manager.all_steps())[: -self._max_to_keep]
+    def _delete_outdated(self, keep: Collection[int]) -> None:
+        """Deletes older ones; first the name, for a kill leaves no half of one under it."""
+        older = sorted(self._manager.all_steps())[: -self._max_to_keep]
+        outdated = [step for step in older if step not in keep]
         if jax.process_index() == 0:
             for step in outdated:
                 with contextlib.suppress(FileNotFoundError):  # as the user has moved it away
@@ -297,9 +317,10 @@ class Checkpointer:
         older = [other for other in self._manager.all_steps() if other < step]
         damaged = self._folder / str(step)
         away = shlex.join(["mv", str(damaged), f"{damaged}{_UNREADABLE}"])
-        remedy = (
-            f"move it away to resume from checkpoint {max(older)}: {away}"
-            if older
-            else "there is no older one, so start a new run in another --workdir"
-        )
+        if step != self.latest_step():
+            remedy = "the run resumes from a newer one; take that (--checkpoint=newest)"
+        elif older:
+            remedy = f"move it away to resume from checkpoint {max(older)}: {away}"
+        else:
+            remedy = "there is no older one, so start a new run in another --workdir"
         return CheckpointError(f"the checkpoint {damaged} cannot be read: {reason}; {remedy}")

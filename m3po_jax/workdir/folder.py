@@ -117,9 +117,15 @@ def read_record(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     return record.read(path)
 
 
+def checkpoint_steps(workdir: str | os.PathLike[str]) -> list[int]:
+    """Returns the iterations of the finished checkpoints in the folder, without opening any."""
+    children = _checkpoints(pathlib.Path(workdir))
+    return sorted(int(child.name) for child in children if child.name.isdigit())
+
+
 def has_checkpoint(workdir: str | os.PathLike[str]) -> bool:
     """Returns whether a finished checkpoint lies in the folder, without opening it."""
-    return any(child.name.isdigit() for child in _checkpoints(pathlib.Path(workdir)))
+    return bool(checkpoint_steps(workdir))
 
 
 def require_checkpoint(workdir: str | os.PathLike[str]) -> None:

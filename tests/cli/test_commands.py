@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from m3po_jax.workdir.folder import read_config
+from m3po_jax.workload import task_load
 from tests.report.fake_runs import make_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -42,11 +44,11 @@ def train_and_evaluate(config, workdir, *, stop, sinks, quiet, debug):
     print(json.dumps(got))
     return {}
 
-def evaluate_workdir(config, workdir, *, episodes, policy, seed):
+def evaluate_workdir(config, workdir, *, episodes, policy, seed, step):
     task = {"return_mean": 812.25, "return_std": 3.0, "length_mean": 250.0,
             "episodes": episodes, "normalized": 0.81225}
     return {"env_steps": 7, "tasks": {config.tasks[0]: task}, "normalized_mean": 0.81225,
-            "policy": policy, "seed": seed}
+            "policy": policy, "seed": seed, "step": step}
 
 for name, function in (("loop", train_and_evaluate), ("evaluator", evaluate_workdir)):
     module = types.ModuleType(f"m3po_jax.training.{name}")
@@ -158,7 +160,20 @@ def test_evaluate_prints_a_table_or_json(tmp_path):
     flags = ["--json", "--episodes=3", "--policy=prior", "--seed=9"]
     record = json.loads(call("evaluate", f"--workdir={tmp_path}", *flags).stdout)
     assert record["tasks"]["toy/PointReachA"]["episodes"] == 3
-    assert (record["policy"], record["seed"]) == ("prior", 9)
+    assert (record["policy"], record["seed"], record["step"]) == ("prior", 9, None)
+
+
+def test_evaluate_takes_the_best_checkpoint_if_asked(tmp_path):
+    assert train(tmp_path).returncode == 0
+    steps = task_load(read_config(tmp_path)).env_steps
+    refused = call("evaluate", f"--workdir={tmp_path}", "--checkpoint=best")
+    assert (refused.returncode, "no checkpoint that was evaluated" in refused.stderr) == (2, True)
+    tasks = {"toy/PointReachA": {"return_mean": 1.0}}
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"env_steps": 5 * steps, "tasks": tasks}))
+    result = call("evaluate", f"--workdir={tmp_path}", "--checkpoint=best", "--json", "--save")
+    assert json.loads(result.stdout)["step"] == 5
+    assert result.stderr == f"The best checkpoint is the one at {5 * steps:,} env steps.\n"
+    assert json.loads((tmp_path / "saved_eval.jsonl").read_text())["checkpoint"] == "best"
 
 
 def test_evaluate_keeps_what_it_is_told_to_keep(tmp_path):

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from m3po_jax.cli import command_line
+from m3po_jax.workdir import best
 from m3po_jax.workdir.checkpoint import Checkpointer
 from m3po_jax.workdir.folder import read_config
 from m3po_jax.workdir.preemption import PREEMPTED
@@ -29,6 +30,7 @@ TINY = "tests/integration/tiny_config.py"
 # numbers of this machine and this hour, not of the run
 CLOCKS = {"wall_seconds", "env_steps_per_second"}
 NUMERICS = 70
+STEPS_PER_ITERATION = 8  # env steps of the tiny config
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,15 @@ def assert_same_end(folder, whole):
     for name, value in expected.items():
         assert value.tobytes() == leaves[name].tobytes(), name
     assert written(folder) == written(whole)
+    assert kept_best(folder) == kept_best(whole)
+
+
+def kept_best(folder):
+    """The best of all evaluations, whose checkpoint must still be there."""
+    records = written(folder)[1]
+    step, note = best.chosen_step(folder, "best", STEPS_PER_ITERATION)
+    assert step == best.best_step(records, range(31), STEPS_PER_ITERATION), note
+    return step
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +133,7 @@ def whole(environment, tmp_path_factory):
     code, _, err = finish(train(environment, folder))
     assert code == 0, err
     rows, records = written(folder)
-    assert [record["env_steps"] for record in records] == [80, 160, 240]
+    assert [record["env_steps"] for record in records] == [0, 80, 160, 240]
     assert [int(row["env_steps"]) for row in rows] == list(range(8, 241, 8))
     assert float(rows[-1]["updates"]) > 20
     return folder
@@ -269,12 +280,12 @@ def test_a_damaged_checkpoint_is_never_passed_over(environment, whole, tmp_path)
     code, _, err = finish(train(environment, folder))
     assert code == command_line.USER_ERROR
     assert err.count("error: ") == 1 and "Traceback" not in err
-    assert str(newest) in err and f"resume from checkpoint {steps[0]}" in err
+    assert str(newest) in err and f"resume from checkpoint {steps[-2]}" in err
     # the user follows the advice
     shutil.rmtree(newest)
     code, out, err = finish(train(environment, folder))
     assert code == 0, err
-    assert f"Resuming from the checkpoint at {steps[0] * 8} env steps" in out
+    assert f"Resuming from the checkpoint at {steps[-2] * 8} env steps" in out
     assert_same_end(folder, whole)
 
 
