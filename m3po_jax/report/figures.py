@@ -58,6 +58,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
 }
+ENV_STEPS = "env steps"
 _SIZE = (4.3, 3.0)  # inches of one panel: its text can be read on a phone as wide as that
 _SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -96,7 +97,7 @@ class Panel:
 
     title: str
     lines: tuple[Line, ...]
-    xlabel: str = "env steps"
+    xlabel: str = ENV_STEPS
     ylabel: str = ""
     levels: tuple[tuple[str, float], ...] = ()
     include: tuple[float, ...] = ()
@@ -199,6 +200,8 @@ def _draw(panel: Panel, axes: Axes) -> None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.margins(x=0.03)
+        if panel.xlabel == ENV_STEPS:
+            axes.set_xlim(left=0.0)  # learning begins there, whenever the first value was measured
         _set_height(panel, axes)
     if len(panel.lines) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=2, borderaxespad=0.0)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from m3po_jax.report import figures
 from m3po_jax.report.runs import Group, config_differences, notes, setting
-from m3po_jax.report.sections import Section, Table
+from m3po_jax.report.sections import Section
+from m3po_jax.report.tables import Table
 
 # Style alone is allowed: a page that asks for anything else is refused by the browser itself.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

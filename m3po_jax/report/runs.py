@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from m3po_jax.config import UserError, flatten
+from m3po_jax.config import ConfigError, NetworkConfig, UserError, flatten, resolve_network
 from m3po_jax.workdir import folder, metrics
+from m3po_jax.workdir.best import BEST
 
 # Settings that change no result: runs that differ in these and the seed alone form one group.
 _SAME_EXPERIMENT = frozenset(
@@ -38,7 +39,8 @@ class RecordedRun:
     Attributes:
         path: The workdir.
         name: What the report calls it.
-        config: All settings by dotted name, of whichever version wrote them.
+        config: All settings by dotted name, of whichever version wrote them; sizes that
+            `network.size` decides are filled in.
         versions: Versions of Python and the libraries.
         commit: Git commit of the package, if known.
         history: What resuming changed.
@@ -66,6 +68,17 @@ class RecordedRun:
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks, without options."""
         return tuple(name.partition("?")[0] for name in self.config["tasks"])
+
+    @property
+    def newest_evaluations(self) -> list[dict[str, Any]]:
+        """Evaluations of training, and those kept of a checkpoint that was then the newest."""
+        kept = [record for record in self.saved if record.get("checkpoint") != BEST]
+        return [*self.evaluations, *kept]
+
+    @property
+    def best_evaluations(self) -> list[dict[str, Any]]:
+        """Evaluations kept of the best checkpoint, on other episodes than those that chose it."""
+        return [record for record in self.saved if record.get("checkpoint") == BEST]
 
     @property
     def env_steps(self) -> int:
@@ -187,7 +200,7 @@ def _load_run(path: pathlib.Path, name: str) -> RecordedRun:
     run = RecordedRun(
         path=path,
         name=name,
-        config=flatten(record["config"]),
+        config=_resolved(flatten(record["config"])),
         versions=record["versions"],
         commit=record.get("commit"),
         history=record.get("history", []),
@@ -197,6 +210,17 @@ def _load_run(path: pathlib.Path, name: str) -> RecordedRun:
     )
     _check(run)
     return run
+
+
+def _resolved(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the sizes that the run had in the place of 0, where this version knows."""
+    known = {f"network.{field.name}": field.name for field in dataclasses.fields(NetworkConfig)}
+    given = {name: config[key] for key, name in known.items() if key in config}
+    try:
+        sizes = resolve_network(NetworkConfig(**given), len(config["tasks"]))
+    except (ConfigError, KeyError, TypeError):  # of another version; `_check` refuses what is not
+        return config
+    return {k: getattr(sizes, known[k]) if k in known else value for k, value in config.items()}
 
 
 def _check(run: RecordedRun) -> None:

@@ -1,7 +1,6 @@
 """What the report shows: each section is text, pictures and tables made from groups of runs."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,24 +9,12 @@ from m3po_jax.config import KL_BOUND_FACTOR
 from m3po_jax.report import curves
 from m3po_jax.report.figures import Line, Panel
 from m3po_jax.report.runs import Group, RecordedRun
+from m3po_jax.report.tables import Table, episodes_table, evaluations_of, final_table
 from m3po_jax.training import scores
 
 _ZERO = (0.0,)
 _AHEAD = "agent steps ahead"
 _POLICIES = ("planner", "prior", "random")
-_SUCCESS_RULES = {
-    "success_rate": "share of episodes that met the goal",
-    "success_rate_last": "share of episodes that met it in the last step",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table; the first column names the row."""
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +39,6 @@ def all_tasks(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys(task for group in groups for task in group.runs[0].tasks))
 
 
-def interval_text(series: curves.Series, digits: str = ".1f") -> str:
-    """Mean and interval of the last point, '-' without one."""
-    if not series.rows:
-        return "-"
-    _, mean, low, high, _ = series.rows[-1]
-    if np.isnan(low):
-        return f"{mean:{digits}}"
-    return f"{mean:{digits}} [{low:{digits}}, {high:{digits}}]"
-
-
 def learning_curves(groups: Sequence[Group]) -> Section:
     """Evaluations over training, per task and in aggregate; then the exploring episodes."""
     tasks = all_tasks(groups)
@@ -69,7 +46,7 @@ def learning_curves(groups: Sequence[Group]) -> Section:
         _panel(
             groups,
             task,
-            _evaluations_of(task),
+            evaluations_of(task),
             ylabel="return",
             levels=_levels(groups, task),
             include=(scores.references(task) or ())[:1],
@@ -105,7 +82,7 @@ def learning_curves(groups: Sequence[Group]) -> Section:
         "Learning curves",
         text,
         _with_data([aggregate, *evaluated, *training]),
-        (_final_table(groups, tasks),),
+        (final_table(groups, tasks), episodes_table(groups, tasks)),
     )
 
 
@@ -273,29 +250,6 @@ def _column(name: str) -> Callable[[Group], curves.Series]:
     return lambda group: curves.metric_series(group, name)
 
 
-def _evaluations_of(task: str) -> Callable[[Group], curves.Series]:
-    return lambda group: curves.evaluation_series(
-        group, lambda record: curves.task_return(record, task)
-    )
-
-
-def _success_rows(groups: Sequence[Group], tasks: Sequence[str]) -> list[tuple[str, ...]]:
-    """Rows of success by both rules, of the tasks that define it and of their mean."""
-    evaluations = [record for g in groups for run in g.runs for record in run.evaluations]
-    shares: dict[str, Callable[[curves.Evaluation], list[float]]] = {}
-    for rate, rule in _SUCCESS_RULES.items():
-        of = {task: functools.partial(curves.task_success, task, rate) for task in tasks}
-        goals = [task for task in tasks if any(map(of[task], evaluations))]
-        shares |= {f"{task}, {rule}": of[task] for task in goals}
-        if len(goals) > 1:
-            mean = scores.SUCCESS_MEANS[rate]
-            shares[f"mean over tasks, {rule}"] = functools.partial(curves.mean_success, mean)
-    return [
-        (name, *(interval_text(curves.evaluation_series(group, of), ".2f") for group in groups))
-        for name, of in shares.items()
-    ]
-
-
 def _levels(groups: Sequence[Group], task: str) -> tuple[tuple[str, float], ...]:
     """Returns of random actions, where they were measured, and of a solved task."""
     random = [r for group in groups for r in _final_returns(group, "random", task)]
@@ -306,7 +260,7 @@ def _levels(groups: Sequence[Group], task: str) -> tuple[tuple[str, float], ...]
 
 def _final_returns(group: Group, policy: str, task: str) -> list[float]:
     """Mean return of each seed's newest evaluation of a policy."""
-    records = [curves.final_record([*run.evaluations, *run.saved], policy) for run in group.runs]
+    records = [curves.final_record(run.newest_evaluations, policy) for run in group.runs]
     return [r for record in records if record for r in curves.task_return(record, task)]
 
 
@@ -318,26 +272,6 @@ def _scaled(task: str, episode_return: float) -> float:
 
 def _mean_text(returns: Sequence[float]) -> str:
     return f"{np.mean(returns):.1f}" if returns else "-"
-
-
-def _final_table(groups: Sequence[Group], tasks: Sequence[str]) -> Table:
-    columns = []
-    success = _success_rows(groups, tasks)
-    for group in groups:
-        aggregate = curves.evaluation_series(group, curves.task_scores)
-        columns.append(
-            [
-                *(interval_text(_evaluations_of(task)(group)) for task in tasks),
-                interval_text(aggregate, ".3f"),
-                str(len(group.runs)),
-                f"{max(run.env_steps for run in group.runs):,}",
-            ]
-        )
-    names = (*tasks, "mean normalised score", "seeds", "env steps")
-    header = ("task", *(group.label for group in groups))
-    caption = "Last evaluation during training: mean return [95 % interval]"
-    rows = list(zip(names, *columns, strict=True))
-    return Table(caption, header, (*rows[: len(tasks)], *success, *rows[len(tasks) :]))
 
 
 def _horizon_keys(group: Group, quantity: str, several: bool) -> list[tuple[str, str, bool]]:

@@ -209,7 +209,7 @@ class _Strip:
         )
         self._image = Image.new("RGB", (width, STRIP_HEIGHT), _PAPER)
         draw = ImageDraw.Draw(self._image)
-        self._frame(draw, self._returns, "return from here: actual, expected")
+        self._frame(draw, self._returns, "discounted return from here: actual, expected")
         self._frame(draw, self._rewards, "reward: actual, expected of the plan")
         draw.line(self._returns.line(actual), fill=_CAME, width=2)
         draw.line(self._rewards.line(self._reward), fill="#a9cfe6", width=2)
@@ -219,7 +219,8 @@ class _Strip:
         image = self._image.copy()
         draw = ImageDraw.Draw(image)
         total = float(np.sum(self._reward[: step + 1]))
-        head = f"{self._title}   step {step + 1} of {len(self._reward)}   return {total:.1f}"
+        position = f"step {step + 1} of {len(self._reward)}"
+        head = f"{self._title}   {position}   undiscounted return {total:.1f}"
         draw.text((_MARGIN, 6), head, fill=_INK, font=self._font)
         for chart in (self._returns, self._rewards):
             x, _ = chart.point(step, 0.0)

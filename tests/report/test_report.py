@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from m3po_jax.config import PolicyConfig, UserError
-from m3po_jax.report import figures, write
+from m3po_jax.report import curves, figures, runs, write
 from m3po_jax.workdir import metrics
 from tests.report.fake_runs import STEPS, evaluation, make_run
 
@@ -171,6 +171,45 @@ def test_policies_are_compared_at_their_newest_evaluation(report):
         assert rows[TASK][column] == f"{record['tasks'][TASK]['return_mean']:.1f}"
 
 
+def test_spread_and_number_of_episodes_are_shown(report):
+    _, page, made = report
+    table = page.table("Episodes of each run")
+    assert table["task"][0] == "m3po_s0, planner at 12,000"
+    final = json.loads((made[0] / "eval.jsonl").read_text().splitlines()[-1])["tasks"][TASK]
+    assert table[TASK][0] == f"{final['return_mean']:.1f} ± 1.0 (8)"
+    assert len(table["task"]) == 4
+
+
+def test_the_best_checkpoint_has_a_column_and_is_not_taken_for_the_newest(tmp_path):
+    run = make_run(tmp_path / "a")
+    for episodes, checkpoint in ((4, "newest"), (64, "best")):
+        record = evaluation(0, STEPS[-1], better=float(episodes), episodes=episodes)
+        metrics.save_evaluation(run, {**record, "checkpoint": checkpoint})
+    page = Page(write.write_report([run]).read_text())
+    header, cells = (page.table("Episodes of each run")[name] for name in ("task", TASK))
+    assert header == ["a, planner at 12,000", "a, best checkpoint, planner at 12,000"]
+    assert [cell.partition("(")[2] for cell in cells] == ["8)", "64)"]
+    assert float(cells[1].split()[0]) > 64.0
+
+
+def test_sizes_are_those_that_the_run_had(report, tmp_path):
+    everything = report[1].table("All settings")
+    assert everything["network.num_q"] == ["2", "2"]
+    assert everything["network.embedding_size"] == ["16", "16"]
+    assert everything["network.mlp_width"] == ["128", "128"]
+    record = {"network.size": "12M", "network.num_q": 0, "tasks": ["a"]}
+    assert runs._resolved(record) == record  # a size that only another version knows
+
+
+def test_curves_over_steps_begin_at_zero():
+    series = curves.point_series("a", {4000.0: [[1.0]], 8000.0: [[2.0]]})
+    for label, begins in (("env steps", True), ("agent steps ahead", False)):
+        _, (axes,) = figures._canvas(1, 1)
+        figures._draw(figures.Panel("t", (figures.Line(series, 0),), label), axes)
+        assert (axes.get_xlim()[0] == 0.0) == begins
+        assert axes.get_xlim()[1] > 8000.0
+
+
 def test_settings_versions_and_counts_are_listed(report):
     _, page, _ = report
     assert page.table("Settings that differ")["policy.kl_target"] == ["0.05", "0.02"]
@@ -181,8 +220,8 @@ def test_settings_versions_and_counts_are_listed(report):
         == json.loads((report[2][0] / "config.json").read_text())["versions"]["jax"]
     )
     assert "commit" in versions
-    runs = page.table("Runs")
-    assert runs["m3po_s1"] == ["1", "12,000", "0:02:00", "1", "0"]
+    listed = page.table("Runs")
+    assert listed["m3po_s1"] == ["1", "12,000", "0:02:00", "1", "0"]
 
 
 def test_files_beside_the_page_hold_the_same_numbers(report):

@@ -29,7 +29,7 @@ def _run(seed, shares):
 def test_tasks_with_a_goal_have_rows_by_both_rules_and_their_mean():
     run = _run(0, [(1.0, 0.5), (0.25, 0.0), (None, None)])
     (group,) = [Group("g", (run,))]
-    (table,) = learning_curves([group]).tables
+    table, _ = learning_curves([group]).tables
     rows = {name: value for name, value in table.rows if "goal" in name or "last step" in name}
     assert rows == {
         "mine/A, share of episodes that met the goal": "1.00",

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
 from m3po_jax.config import Config, NetworkConfig
 from m3po_jax.report import video
@@ -107,6 +108,20 @@ def test_marks_lie_where_the_numbers_say():
         assert y.min() - 1.5 <= expected_y <= y.max() + 1.5
     low, high = strip._rewards.point(0, 0.0)[1], strip._rewards.point(0, 1.0)[1]
     assert low > high  # up is more
+
+
+def test_the_strip_says_which_return_is_discounted(monkeypatch):
+    drawn = []
+    draw = ImageDraw.ImageDraw.text
+
+    def noted(self, where, text, **how):
+        drawn.append(text)
+        return draw(self, where, text, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    video._Strip(recording(), "t", 640).at(1)
+    assert "discounted return from here: " in drawn
+    assert any("undiscounted return 0.1" in text for text in drawn)
 
 
 def test_brax_tasks_are_a_page(tmp_path):
