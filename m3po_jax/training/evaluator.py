@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from m3po_jax.config import Config, ConfigError
 from m3po_jax.learning.episodes import Episodes
 from m3po_jax.learning.state import AgentState
 from m3po_jax.training import scores, sharding
-from m3po_jax.training.compiling import compile_program
+from m3po_jax.training.compiling import Program
 from m3po_jax.training.experiment import Experiment, restore_run
 from m3po_jax.training.iteration import raise_failure
 
@@ -34,25 +33,23 @@ class Evaluator:
         self._env = experiment.env.resized(-(-episodes // devices) * devices)
         self._programs: dict[str, jax.stages.Compiled] = {}
 
-    def prepare(self, agent: AgentState, *, policy: str) -> Callable[[], None]:
-        """Traces the program for `policy`; the result compiles it, if that is still to be done."""
-        if policy in self._programs:
-            return lambda: None
+    def trace(self, agent: AgentState, *, policy: str) -> Program:
+        """Traces the program for `policy`; `use` takes it compiled."""
         parts = dataclasses.replace(self._experiment, env=self._env)
         play = sharding.shard_evaluate(self._experiment.mesh, parts, policy=policy)
-        lowered = play.lower(agent, jax.random.key(0))
+        return Program(play.lower(agent, jax.random.key(0)))
 
-        def compile_it() -> None:
-            self._programs[policy] = compile_program(lowered)
-
-        return compile_it
+    def use(self, compiled: jax.stages.Compiled, *, policy: str) -> None:
+        """Takes the compiled program for `policy`, which a call else traces and compiles."""
+        self._programs[policy] = compiled
 
     def __call__(
         self, agent: AgentState, *, policy: str, seed: int, stream: int = _EVALUATION_STREAM
     ) -> dict[str, Any]:
         """Returns `policy`, `tasks` and the scores over all tasks (see README)."""
         key = jax.random.fold_in(jax.random.key(seed), stream)
-        self.prepare(agent, policy=policy)()
+        if policy not in self._programs:
+            self.use(self.trace(agent, policy=policy)(), policy=policy)
         result: Episodes = jax.device_get(self._programs[policy](agent, key))
         raise_failure(self._env)
         tasks = {}

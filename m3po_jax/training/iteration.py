@@ -5,7 +5,6 @@ own: JAX's compile cache keeps none with a callback, and learning, which takes l
 stays in it. The state from before is then whole when a simulator raises.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,19 +16,18 @@ from m3po_jax.learning.state import TrainState
 from m3po_jax.learning.train_step import make_train_step
 from m3po_jax.ops import checks
 from m3po_jax.training import processes, sharding
-from m3po_jax.training.compiling import compile_program
+from m3po_jax.training.compiling import Program
 from m3po_jax.training.experiment import Experiment
 
 # From a state to the next with metrics; with assertions, the error before these.
 Step = Callable[[TrainState], Any]
-Compile = Callable[[], jax.stages.Compiled]
 
 
 class Iteration:
     """An iteration, traced; what it compiles is for the caller to run.
 
     Attributes:
-        programs: Functions that compile its programs, by their names.
+        programs: Its programs, to be compiled, by their names.
     """
 
     def __init__(self, experiment: Experiment, state: TrainState, *, debug: bool):
@@ -56,9 +54,7 @@ class Iteration:
             lowered = {
                 "the training step": sharding.shard_train_step(mesh, parts).lower(state),
             }
-        self.programs: dict[str, Compile] = {
-            name: functools.partial(compile_program, program) for name, program in lowered.items()
-        }
+        self.programs = {name: Program(program) for name, program in lowered.items()}
 
     def bind(self, compiled: dict[str, Any]) -> Step:
         """One iteration of the compiled programs.

@@ -1,6 +1,5 @@
 """The run: compile, train, evaluate, write down, save."""
 
-import concurrent.futures
 import functools
 import os
 import pathlib
@@ -16,7 +15,7 @@ from m3po_jax.learning import model_error
 from m3po_jax.learning.state import TrainState
 from m3po_jax.ops import checks
 from m3po_jax.training import processes, sharding
-from m3po_jax.training.compiling import compile_program
+from m3po_jax.training.compiling import Program, compile_all
 from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import Experiment, description, make_experiment
 from m3po_jax.training.fault import FaultWatch
@@ -147,8 +146,8 @@ class _Run:
         # is an argument, so that all seeds share the compiled program.
         key = jax.random.key(self._experiment.config.seed)
         init = sharding.shard_init(self._experiment.mesh, self._experiment).lower(key)
-        self._progress.say("Compiling the start state ...")
-        start = self._timed("the start state", functools.partial(compile_program, init))
+        name = "the start state"
+        start = compile_all({name: Program(init)}, self._progress)[name]
         state: TrainState = jax.block_until_ready(start(key))
         raise_failure(self._experiment.env)
         processes.wait_for_all("the start state")
@@ -236,22 +235,16 @@ class _Run:
         """Compiles all that training needs before the first step, so that no stop waits for it."""
         policy = self._experiment.config.train.eval_policy
         agent, replay = self._state.agent, self._state.replay
-        self._progress.say("Tracing the programs of training and evaluation ...")
-        iteration = Iteration(self._experiment, self._state, debug=debug)
-        programs: dict[str, Callable[[], Any]] = {
-            **iteration.programs,
-            "the evaluation": evaluator.prepare(agent, policy=policy),
-        }
-        if self._experiment.config.has_model:
-            key = jax.random.key(0)
-            programs["the model's errors"] = self._model_errors.lower(agent, replay, key).compile
-        self._progress.say(f"Compiling {len(programs)} programs: {', '.join(programs)} ...")
-        # XLA compiles outside of Python's lock. Processes that run together go in one order.
-        workers = len(programs) if jax.process_count() == 1 else 1
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            results = pool.map(self._timed, programs, programs.values())
-            compiled = dict(zip(programs, results, strict=True))
+        with self._progress.working("Tracing", {"the programs of training and evaluation": None}):
+            iteration = Iteration(self._experiment, self._state, debug=debug)
+            evaluation = evaluator.trace(agent, policy=policy)
+            programs = {**iteration.programs, "the evaluation": evaluation}
+            if self._experiment.config.has_model:
+                errors = self._model_errors.lower(agent, replay, jax.random.key(0))
+                programs["the model's errors"] = Program(errors)
+        compiled = compile_all(programs, self._progress)
         processes.wait_for_all("compiling")
+        evaluator.use(compiled["the evaluation"], policy=policy)
         self._model_errors = compiled.get("the model's errors", self._model_errors)
         step = iteration.bind(compiled)
         return functools.partial(self._checked, step) if debug else step
@@ -339,12 +332,6 @@ class _Run:
 
     def _wall_seconds(self) -> float:
         return self._wall_before + time.monotonic() - self._began
-
-    def _timed(self, what: str, compile_it: Callable[[], Any]) -> Any:
-        start = time.monotonic()
-        result = compile_it()
-        self._progress.say(f"Compiled {what} in {time.monotonic() - start:.0f} s.")
-        return result
 
 
 def _crosses(before: int, after: int, every: int) -> bool:

@@ -1,12 +1,13 @@
 """What a run says while it runs: a live display on a terminal, plain lines elsewhere."""
 
 import collections
+import contextlib
 import math
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
 
 import rich.console
@@ -15,7 +16,7 @@ import rich.progress_bar
 import rich.table
 import rich.text
 
-from m3po_jax.workdir import streams
+from m3po_jax.workdir import long_work, streams
 from m3po_jax.workdir.metrics import STEP
 
 _RETURN = "rollout/episode_return/"
@@ -117,6 +118,23 @@ class Progress:
     def say(self, text: str) -> None:
         """Prints a line at once, above the display if there is one."""
         self._output(lambda: self._console.print(text, markup=False))
+
+    @contextlib.contextmanager
+    def working(
+        self, what: str, pieces: Mapping[str, float | None]
+    ) -> Iterator[Callable[[str], None]]:
+        """Shows work that takes long, with the seconds so far, while the block runs.
+
+        Args:
+            what: The work, as `Compiling`.
+            pieces: Seconds that each piece took the last time, None where that is not known.
+
+        Yields:
+            What to call with the name of a piece that is done, from any thread.
+        """
+        work = long_work.LongWork(what, pieces, clock=self._clock)
+        with long_work.shown(work, self._console, self._output, live=self._is_live):
+            yield lambda name: self.say(work.done(name))
 
     def update(self, row: Mapping[str, float]) -> None:
         """Notes a row of metrics.csv and shows it, unless the last one was shown just before."""

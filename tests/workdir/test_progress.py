@@ -3,10 +3,13 @@ import math
 import os
 import pty
 import re
+import threading
+import time
 
 import pytest
+import rich.console
 
-from m3po_jax.workdir import progress
+from m3po_jax.workdir import long_work, progress
 from m3po_jax.workdir.progress import History, Progress
 
 
@@ -237,3 +240,67 @@ def test_whatever_a_display_does_ends_no_run(capsys):
         shown.update(row(100, {"a": 1.0}))
     text = "the display ends here (ZeroDivisionError: no statistics); the run continues\n"
     assert capsys.readouterr().err == text
+
+
+def wait_for(read, text):
+    """Reads until the text was printed."""
+    while text not in read():
+        time.sleep(0.01)
+
+
+def test_long_work_counts_its_seconds_in_lines():
+    clock, stream = Clock(), io.StringIO()
+    pieces = {"the step": 92.4, "[the rest]": None}
+    work = long_work.LongWork("Compiling", pieces, clock=clock)
+    console = rich.console.Console(file=stream, highlight=False, soft_wrap=True)
+    with long_work.shown(work, console, lambda show: show(), live=False, interval_s=0.01):
+        clock.now += 31.0
+        wait_for(stream.getvalue, "for 31 s: the step (92 s the last time), [the rest]\n")
+        assert work.done("the step") == "Compiling the step took 31 s."
+        clock.now += 31.0
+        wait_for(stream.getvalue, "Compiling for 62 s: [the rest]\n")
+    first = stream.getvalue().splitlines()[0]
+    assert first == "Compiling the step (92 s the last time), [the rest] ..."
+    length = len(stream.getvalue())
+    time.sleep(0.05)
+    assert len(stream.getvalue()) == length, "it counts on after the end"
+
+
+def test_a_terminal_counts_in_one_line_that_goes_away(terminal, monkeypatch):
+    monkeypatch.setattr(long_work, "_LIVE_INTERVAL_S", 0.01)
+    stream, read = terminal
+    clock, texts = Clock(), []
+    make_text = long_work.LongWork.text
+    monkeypatch.setattr(
+        long_work.LongWork, "text", lambda work: texts.append(make_text(work)) or texts[-1]
+    )
+    with make(100, stream, clock=clock) as shown:
+        with shown.working("Compiling", {"it": 5.0}) as done:
+            for second in (1, 2):
+                clock.now += 1.0
+                while f"Compiling for {second} s: it (5 s the last time)" not in texts:
+                    time.sleep(0.01)
+            done("it")
+        counted = read()
+        shown.update(row(10, {"a": 1.0}))
+    assert "Compiling for 2 s: it (5 s the last time)" in counted
+    assert "Compiling it took 2 s." in counted
+    assert "\x1b[2K" in counted.rpartition("took 2 s.")[2], "the line that counts stays"
+    assert counted.rindex("\x1b[?25h") > counted.rindex("\x1b[?25l"), "the cursor stays hidden"
+    assert "10/100" in read()
+
+
+def test_work_that_fails_ends_the_count():
+    stream = io.StringIO()
+    shown = make(100, stream)
+    threads = threading.active_count()
+    with pytest.raises(ValueError, match="not this"), shown.working("Compiling", {"it": None}):
+        raise ValueError("not this")
+    assert threading.active_count() == threads
+
+
+def test_quiet_work_says_nothing():
+    stream = io.StringIO()
+    with make(100, stream, quiet=True).working("Compiling", {"it": None}) as done:
+        done("it")
+    assert stream.getvalue() == ""
