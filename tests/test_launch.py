@@ -27,7 +27,9 @@ def job_set():
     return yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", ["tpu_pod.sh", "slurm.sbatch", "local.sh", "setup_env.sh"])
+@pytest.mark.parametrize(
+    "name", ["tpu_pod.sh", "slurm.sbatch", "local.sh", "seeds.sh", "setup_env.sh"]
+)
 def test_shell_scripts_parse(name):
     subprocess.run(["bash", "-n", str(LAUNCH / name)], check=True)
 
