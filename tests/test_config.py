@@ -334,3 +334,13 @@ def test_hints():
 def test_config_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().seed = 3
+
+
+@pytest.mark.parametrize("name", ["gpu", "tpu"])
+def test_presets_for_accelerators_split_over_powers_of_two(name):
+    config = config_lib.from_config_dict(
+        importlib.import_module(f"m3po_jax.presets.{name}").get_config()
+    )
+    assert (config.network.size, config.network.precision) == ("5M", "bfloat16")
+    for devices in (1, 2, 4, 8, 16, 256):
+        assert workload.device_conflict(config, devices) is None

@@ -20,39 +20,61 @@ from m3po_jax.config_validation import validate
 from m3po_jax.workload import device_conflict
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
-GPU = "nvidia.com/gpu"
+SHELL = sorted(path.name for path in LAUNCH.glob("*.s[hb]*"))
+# Each with what its pods ask for, and what their node selectors begin with.
+JOB_SETS = {
+    "gke_jobset.yaml": ("nvidia.com/gpu", "cloud.google.com/gke-accelerator"),
+    "gke_tpu_jobset.yaml": ("google.com/tpu", "cloud.google.com/gke-tpu-"),
+}
 
 
-def job_set():
-    return yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text(encoding="utf-8"))
+def job_set(name):
+    return yaml.safe_load((LAUNCH / name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(
-    "name", ["tpu_pod.sh", "slurm.sbatch", "local.sh", "seeds.sh", "setup_env.sh"]
-)
+@pytest.mark.parametrize("name", SHELL)
 def test_shell_scripts_parse(name):
+    assert len(SHELL) >= 6
     subprocess.run(["bash", "-n", str(LAUNCH / name)], check=True)
 
 
-def test_the_job_set_has_what_its_schema_requires():
-    document = job_set()
+@pytest.mark.parametrize("name", JOB_SETS)
+def test_the_job_set_has_what_its_schema_requires(name):
+    document = job_set(name)
+    resource, selector = JOB_SETS[name]
     assert document["apiVersion"] == "jobset.x-k8s.io/v1alpha2" and document["kind"] == "JobSet"
     assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
     assert set(document["spec"]) <= {"failurePolicy", "replicatedJobs", "network", "successPolicy"}
     (workers,) = document["spec"]["replicatedJobs"]
     assert set(workers) == {"name", "replicas", "template"}
     job = workers["template"]["spec"]
+    assert set(job) == {
+        *("parallelism", "completions", "completionMode", "backoffLimit", "template")
+    }
     assert job["completionMode"] == "Indexed" and job["parallelism"] == job["completions"]
     pod = job["template"]["spec"]
+    assert set(pod) == {
+        *("restartPolicy", "terminationGracePeriodSeconds", "nodeSelector", "containers", "volumes")
+    }
     assert pod["restartPolicy"] in ("Never", "OnFailure")
+    assert all(key.startswith(selector) for key in pod["nodeSelector"])
     (container,) = pod["containers"]
     assert {"name", "image", "command", "resources"} <= set(container)
+    assert set(container["resources"]["limits"]) == {resource}
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
-def test_the_job_set_starts_as_many_processes_as_it_says():
-    document = job_set()
+def test_the_tpu_pods_are_the_hosts_of_the_slice():
+    job = job_set("gke_tpu_jobset.yaml")["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    columns, rows = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+    chips = pod["containers"][0]["resources"]["limits"]["google.com/tpu"]
+    assert int(columns) * int(rows) == job["completions"] * chips
+
+
+def test_the_gpu_job_set_starts_as_many_processes_as_it_says():
+    document = job_set("gke_jobset.yaml")
     (workers,) = document["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
     command = job["template"]["spec"]["containers"][0]["command"]
@@ -64,18 +86,37 @@ def test_the_job_set_starts_as_many_processes_as_it_says():
     assert given["config"] in presets.names()
 
 
-@pytest.mark.parametrize("name", ["tpu_pod.sh", "slurm.sbatch", "gke_jobset.yaml"])
+@pytest.mark.parametrize("name", ["tpu_worker.sh", "slurm.sbatch", *JOB_SETS])
 def test_launchers_use_flags_of_the_training_command(name):
     text = (LAUNCH / name).read_text(encoding="utf-8")
     command = text[text.rindex("m3po_jax.cli.train") :]
-    used = set(re.findall(r"--(\w+)", command))
+    used = set(re.findall(r"--(\w+)", command if name in JOB_SETS else command.split("\n")[0]))
     known = set(re.findall(r"--(\w+)", train.__doc__))
     assert "distributed" in used and used <= known
+
+
+# The options of the job and what sbatch(1) allows as their values.
+SLURM_OPTIONS = {
+    "job-name": r"\w+",
+    "nodes": r"\d+(-\d+)?",
+    "ntasks-per-node": r"\d+",
+    "gpus-per-node": r"(\w+:)?\d+",
+    "cpus-per-task": r"\d+",
+    "time": r"(\d+-)?\d+:\d\d:\d\d",
+    "output": r"[\w.%-]+",
+    "open-mode": r"append|truncate",
+    "requeue": r"",
+    "signal": r"(B:|R:)?[A-Z]+(@\d+)?",
+}
 
 
 def test_slurm_asks_for_a_process_per_gpu_and_a_signal_in_time():
     text = (LAUNCH / "slurm.sbatch").read_text(encoding="utf-8")
     asked = slurm_options()
+    flags = {line.split()[1].partition("=")[0] for line in re.findall("^#SBATCH .*", text, re.M)}
+    assert flags == {f"--{name}" for name in SLURM_OPTIONS}
+    for name, form in SLURM_OPTIONS.items():
+        assert re.fullmatch(form, asked.get(name, "")), name
     assert asked["ntasks-per-node"] == asked["gpus-per-node"]
     assert asked["signal"].startswith("TERM@")
     # Slurm reads its lines up to the first command.
@@ -90,10 +131,11 @@ def slurm_options():
 
 def example(name):
     """The training command as a launcher shows it, and the number of its devices."""
-    if name == "gke_jobset.yaml":
-        job = job_set()["spec"]["replicatedJobs"][0]["template"]["spec"]
+    if name in JOB_SETS:
+        job = job_set(name)["spec"]["replicatedJobs"][0]["template"]["spec"]
         (container,) = job["template"]["spec"]["containers"]
-        return container["command"], job["parallelism"] * container["resources"]["limits"][GPU]
+        devices = container["resources"]["limits"][JOB_SETS[name][0]]
+        return container["command"], job["parallelism"] * devices
     text = (LAUNCH / name).read_text(encoding="utf-8")
     joined = re.sub(r"\\\n# *", "", text)
     command = re.search(rf"^# +\w+ launch/{re.escape(name)} (.+)$", joined, re.MULTILINE)[1]
@@ -104,7 +146,8 @@ def example(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("tpu_pod.sh", 16), ("slurm.sbatch", 8), ("gke_jobset.yaml", 16)]
+    ("name", "expected"),
+    [("tpu_pod.sh", 16), ("slurm.sbatch", 8), ("gke_jobset.yaml", 16), ("gke_tpu_jobset.yaml", 16)],
 )
 def test_the_example_of_each_launcher_splits_over_its_devices(name, expected, monkeypatch):
     arguments, devices = example(name)
@@ -121,11 +164,12 @@ def test_the_example_of_each_launcher_splits_over_its_devices(name, expected, mo
     assert config.train.num_devices in (0, devices)
 
 
-def test_no_restart_of_the_job_set_deletes_the_run():
+@pytest.mark.parametrize("name", JOB_SETS)
+def test_no_restart_of_the_job_set_deletes_the_run(name):
     """Every restart runs the same command, and a comment says what that means."""
-    command, _ = example("gke_jobset.yaml")
+    command, _ = example(name)
     assert not any("overwrite" in argument for argument in command)
-    text = (LAUNCH / "gke_jobset.yaml").read_text(encoding="utf-8")
+    text = (LAUNCH / name).read_text(encoding="utf-8")
     assert re.search(r"# No --overwrite here.*\n *command:", text)
 
 
@@ -213,65 +257,6 @@ def clone(tmp_path):
 
 
 @pytest.fixture
-def tpu(clone, tmp_path):
-    """Starts the slice; returns the result and the calls of gcloud."""
-    tools, log = tmp_path / "bin", tmp_path / "gcloud.log"
-    describe = 'eval "$DESCRIBE"; exit'
-    stand_in(
-        tools,
-        "gcloud",
-        f'printf "%s\\n" "${{*//$\'\\n\'/ }}" >>"{log}"\n'
-        f'case "$*" in *describe*) {describe};; esac',
-    )
-    # ends a loop that would wait for ever
-    stand_in(tools, "sleep", "exit 9")
-
-    def start(*arguments, describe):
-        log.write_text("", encoding="utf-8")
-        script = clone / "launch" / "tpu_pod.sh"
-        result = call(script, *arguments, tools=tools, cwd=tmp_path, DESCRIBE=describe)
-        return result, log.read_text(encoding="utf-8").splitlines()
-
-    return start
-
-
-def test_a_slice_that_is_ready_gets_the_package_and_the_arguments(tpu):
-    result, calls = tpu("--config=my config.py", describe="echo ACTIVE")
-    assert result.returncode == 0, result.stderr
-    assert not any("queued-resources create" in text for text in calls)
-    assert any("tpu-vm scp" in text for text in calls)
-    assert "m3po_jax.cli.train --distributed" in calls[-1]
-    assert r"--config=my\ config.py" in calls[-1]
-
-
-def test_a_slice_that_is_not_ready_is_waited_for_or_reported(tpu):
-    waiting, _ = tpu(describe="echo PROVISIONING")
-    assert waiting.returncode == 9 and "waiting for the slice m3po: PROVISIONING" in waiting.stdout
-    failed, _ = tpu(describe="echo FAILED")
-    assert failed.returncode == 1 and "m3po is FAILED" in failed.stderr
-
-
-@pytest.mark.parametrize("name", ["launch/tpu_pod.sh", "new.py"])
-def test_changes_that_the_workers_would_lack_are_refused(tpu, clone, name):
-    with open(clone / name, "a", encoding="utf-8") as file:
-        file.write("# changed\n")
-    result, calls = tpu(describe="echo ACTIVE")
-    assert result.returncode == 2
-    assert "commit them first" in result.stderr and result.stderr.count("\n") == 1
-    assert calls == []
-
-
-def test_a_slice_without_a_state_ends_with_what_gcloud_says(tpu):
-    result, calls = tpu(describe="echo 'ERROR: please log in' >&2; false")
-    assert result.returncode == 1
-    assert any("queued-resources create" in text for text in calls)
-    said, ours = result.stderr.splitlines()
-    assert said == "ERROR: please log in"
-    assert ours.startswith("error: gcloud reports no state for the slice m3po")
-    assert "waiting" not in result.stdout
-
-
-@pytest.fixture
 def local(clone, tmp_path):
     """Starts the local launcher; returns the result and the module and folder of each command."""
     log = tmp_path / "python.log"
@@ -313,6 +298,32 @@ def test_a_folder_for_one_step_alone_is_refused(local, given):
     assert result.returncode == 2 and calls == []
     assert result.stdout == "" and result.stderr.count("\n") == 1
     assert "WORKDIR=DIR" in result.stderr
+
+
+def test_the_image_is_made_of_what_is_there_and_named_by_the_job_sets():
+    """No Docker here: what its instructions name must exist, and be among what is sent."""
+    text = (LAUNCH / "Dockerfile").read_text(encoding="utf-8")
+    joined = re.sub(r"\\\n\s*", "", text)
+    steps = [line.split(maxsplit=1) for line in joined.splitlines() if re.match("[A-Z]", line)]
+    assert [kind for kind, _ in steps][:2] == ["ARG", "FROM"]
+    assert {kind for kind, _ in steps} == {*("ARG", "FROM", "RUN", "WORKDIR", "COPY", "ENV", "CMD")}
+    ignore = (LAUNCH / "Dockerfile.dockerignore").read_text(encoding="utf-8").split("\n")
+    sent = {line[1:] for line in ignore if line.startswith("!")}
+    copied = [source for kind, rest in steps if kind == "COPY" for source in rest.split()[:-1]]
+    assert copied and {source.partition("/")[0] for source in copied} == sent
+    assert all((LAUNCH.parent / source).exists() for source in copied)
+    (installs,) = [rest for kind, rest in steps if kind == "RUN" and "EXTRA" in rest]
+    assert '-c requirements.txt ".[render${EXTRA:+,$EXTRA}]"' in installs
+    python = re.search(r"^ARG PYTHON=(\S+)$", text, re.MULTILINE)[1]
+    setup = (LAUNCH.parent / "setup.py").read_text(encoding="utf-8")
+    assert f"Python :: {python}" in setup
+    for name in JOB_SETS:
+        job = job_set(name)["spec"]["replicatedJobs"][0]["template"]["spec"]
+        (container,) = job["template"]["spec"]["containers"]
+        extra = container["image"].rpartition(":")[2]
+        assert f'"{extra}": ["jax[{extra}]' in setup
+        comment = " ".join((LAUNCH / name).read_text(encoding="utf-8").split())
+        assert f"launch/Dockerfile with EXTRA={extra}" in comment
 
 
 def test_the_docs_say_what_finding_each_other_on_kubernetes_needs():

@@ -6,6 +6,8 @@ from m3po_jax.config import default_config
 
 # Three real tasks of MuJoCo Playground that two CPU cores can learn.
 CLASSIC_TASKS = ("dmc/CartpoleBalance", "dmc/CartpoleSwingup", "dmc/ReacherEasy")
+# Four of different bodies, easy to hard, as many as split over the devices of a slice.
+ACCELERATOR_TASKS = ("dmc/CartpoleSwingup", "dmc/ReacherEasy", "dmc/CheetahRun", "dmc/WalkerWalk")
 # Eight Brax environments with different bodies, some of which terminate.
 BRAX8_TASKS = (
     "brax/ant",
@@ -27,4 +29,30 @@ def suite_config(tasks: str = "") -> ml_collections.ConfigDict:
     """
     config = default_config()
     config.tasks = tuple(tasks.split(",")) if tasks else CLASSIC_TASKS
+    return config
+
+
+def accelerator_config(*, num_envs: int, batch_size: int) -> ml_collections.ConfigDict:
+    """Returns settings with wide batches for accelerators, on four DM Control tasks.
+
+    A batch 8 times as wide as the default has half as many samples per transition: updates take
+    most of the time, and few wide ones keep an accelerator busier than many narrow ones.
+
+    Args:
+        num_envs: Environments of each task.
+        batch_size: Windows per update.
+    """
+    config = default_config()
+    config.tasks = ACCELERATOR_TASKS
+    config.env.num_envs = num_envs
+    config.network.size = "5M"
+    config.network.precision = "bfloat16"
+    config.world_model.batch_size = batch_size
+    config.replay.capacity = 4_000_000
+    config.train.total_env_steps = 20_000_000
+    config.train.warmup_env_steps = 200_000
+    config.train.updates_per_transition = 64 / batch_size
+    config.train.eval_every = 2_000_000
+    config.train.eval_episodes = 32
+    config.train.checkpoint_every = 1_000_000
     return config

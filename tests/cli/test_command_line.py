@@ -61,7 +61,10 @@ def refusal(command, *arguments):
         (["--config=clasic"], ["--config=clasic", "neither a preset nor a file", "mean classic?"]),
         (["--config=experiments/configs/classic.py"], ["did you mean classic?"]),
         (["--config=tests/registered_task.py"], ["did you mean tests/registered_tasks.py?"]),
-        (["--config=zzz"], ["the presets are brax8, classic, dmc25, mixed20, mt10, mt50, toy"]),
+        (
+            ["--config=zzz"],
+            [f"the presets are {', '.join(presets.names())}"],
+        ),
         (["--config=toy:toy/A"], ["--config=toy --config.tasks=toy/A"]),
         ([TOY, "--config.tasks=toy/PointReachA,toy/PointRechB"], ["tasks[1]", "toy/PointReachB"]),
         (["--config.seed=3"], ["--config.seed", "--config=PRESET"]),
@@ -117,7 +120,9 @@ def test_presets_are_listed_with_what_they_are():
     result = call("train", "--list")
     rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert result.returncode == 0 and rows == presets.descriptions()
-    assert set(rows) == {"toy", "classic", "brax8", "dmc25", "mixed20", "mt10", "mt50"}
+    assert set(rows) == {
+        *("toy", "classic", "brax8", "dmc25", "mixed20", "mt10", "mt50", "gpu", "tpu")
+    }
     assert all(text.endswith(".") for text in rows.values())
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from m3po_jax.learning.state import trajectory_shapes
 from m3po_jax.replay import buffer
 from m3po_jax.types import BatchLayout, Trajectory
 
@@ -318,3 +319,10 @@ def test_impossible_requests_are_refused(key):
     with pytest.raises(ValueError, match="does not divide"):
         odd = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), unroll(0))
         buffer.add(state, odd)
+
+
+def test_a_transition_takes_the_bytes_that_the_docs_say():
+    size, action = 24, 6
+    shapes = trajectory_shapes((4, 2), size, action)
+    state = jax.eval_shape(lambda: buffer.init(shapes, batch_size=2, capacity_per_env=8))
+    assert buffer.num_bytes(state) / 16 == 4 * (2 * size + action + 4) == 232
