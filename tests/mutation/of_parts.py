@@ -5,6 +5,7 @@ from tests.mutation.planting import Mutant
 _CHECKPOINT = ("workdir/test_checkpoint.py",)
 _BUFFER = ("replay/test_buffer.py",)
 _FOLDER = ("workdir/test_folder.py",)
+_BEST = ("workdir/test_best.py",)
 _LAYERS = ("networks/test_layers.py",)
 _METRICS_FILE = ("workdir/test_metrics.py",)
 _MULTITASK = ("envs/test_multitask.py",)
@@ -149,7 +150,10 @@ _WORKDIR = [
     ),
     Mutant("Checkpointer._unreadable", "max(older)", "min(older)", _CHECKPOINT),
     Mutant("mismatches", "stored.get(name) != found.get(name)", "name not in found", _CHECKPOINT),
-    Mutant("has_checkpoint", "child.name.isdigit()", "True", _FOLDER),
+    Mutant("checkpoint_steps", "child.name.isdigit()", "True", _FOLDER),
+    Mutant("Checkpointer._delete_outdated", "step not in keep", "True", _BEST),
+    Mutant("best_step", "max(ranked)", "min(ranked)", _BEST),
+    Mutant("evaluate_workdir", "_REPORT_STREAM", "_EVALUATION_STREAM", _BEST),
     Mutant("resumed", "key not in CHANGEABLE", "key in CHANGEABLE", _FOLDER),
     Mutant(
         "_settle",
