@@ -39,13 +39,16 @@ def define_log_flags() -> None:
     flags.DEFINE_integer("log_every", None, "Iterations between rows.", lower_bound=1)
     flags.DEFINE_bool("tensorboard", True, "Write TensorBoard event files.")
     flags.DEFINE_bool("wandb", False, "Log to Weights & Biases.")
+    for name in ("project", "entity", "group"):
+        flags.DEFINE_string(f"wandb_{name}", None, f"With --wandb: the {name}.")
+    flags.DEFINE_list("wandb_tags", [], "With --wandb: tags.")
 
 
 def chosen_logs(config: Config, path: pathlib.Path) -> tuple[Config, list[Any]]:
     """Returns the config with `--log_every`, and the logs of the workdir that were asked for.
 
     Raises:
-        UserError: `--wandb` without the package.
+        UserError: `--wandb` without the package, or one of its flags without it.
     """
     from m3po_jax.workdir import event_logs
 
@@ -53,7 +56,16 @@ def chosen_logs(config: Config, path: pathlib.Path) -> tuple[Config, list[Any]]:
     if values.log_every is not None:
         train = dataclasses.replace(config.train, log_every=values.log_every)
         config = dataclasses.replace(config, train=train)
-    sinks = event_logs.make_sinks(path, tensorboard=values.tensorboard, wandb=values.wandb)
+    where = {name: values[f"wandb_{name}"].value for name in ("project", "entity", "group")}
+    given = {name: value for name, value in where.items() if value}
+    if values.wandb_tags:
+        given["tags"] = tuple(values.wandb_tags)
+    if given and not values.wandb:
+        raise ConfigError(f"--wandb_{next(iter(given))} has an effect only with --wandb; add it")
+    # The flag goes before the service's own variable, and that before our name.
+    given.setdefault("project", os.environ.get("WANDB_PROJECT") or "m3po_jax")
+    place = event_logs.WandbPlace(**given) if values.wandb else None
+    sinks = event_logs.make_sinks(path, tensorboard=values.tensorboard, wandb=place)
     return config, sinks
 
 

@@ -11,7 +11,7 @@ m3po-finetune --from=DIR --config=NAME --workdir=DIR [--config.KEY=VALUE ...] [-
                    embeddings, or the embedding of a known task, as dmc/CartpoleSwingup
 --replay=old       take over the old run's steps of tasks that both have; fresh starts empty
 --overwrite        start anew; the run in the workdir is deleted once the new one is saved
---quiet, --log_every=N, --notensorboard, --wandb: as for m3po-train
+--quiet, --log_every=N, --notensorboard, --wandb and --wandb_...: as for m3po-train
 
 --config.train.frozen=NAME,NAME keeps these modules unchanged: embedding, encoder, dynamics,
 reward, termination, q, policy, critic, exploration. The first line of eval.jsonl is the score

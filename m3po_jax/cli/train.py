@@ -14,7 +14,8 @@ m3po-train --config=NAME --workdir=DIR [--config.KEY=VALUE ...] [--overwrite] [-
 --quiet             prints errors only; the default on a terminal is a live display
 --log_every=N       writes and shows a row every N iterations (config.train.log_every)
 --notensorboard     writes no TensorBoard event files to DIR/tensorboard
---wandb             logs to Weights & Biases as well; needs pip install 'm3po_jax[wandb]'
+--wandb             logs to Weights & Biases as well; needs pip install 'm3po_jax[wandb]'. Where to:
+                    --wandb_project=NAME --wandb_entity=NAME --wandb_group=NAME --wandb_tags=A,B
 --distributed       one of several processes, each started with the same command; they find each
                     other on TPU, Slurm and Open MPI, and on Kubernetes with jax[k8s] and permission
                     to read pods; elsewhere pass --coordinator=HOST:PORT --num_processes=N

@@ -1,6 +1,7 @@
 """Rows of metrics.csv and lines of eval.jsonl for TensorBoard and Weights & Biases."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import math
 import pathlib
@@ -24,18 +25,40 @@ class EventLogError(UserError):
     """A log was asked for that cannot be written; the text says what to do."""
 
 
-def make_sinks(workdir: pathlib.Path, *, tensorboard: bool, wandb: bool) -> list[Sink]:
+@dataclasses.dataclass(frozen=True)
+class WandbPlace:
+    """Where a run goes in Weights & Biases.
+
+    Attributes:
+        project: Its project.
+        entity: Whose, a user or a team; None leaves it to the service.
+        group: What the run is shown together with, as the other seeds; None for nothing.
+        tags: Its tags.
+    """
+
+    project: str = "m3po_jax"
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+def make_sinks(workdir: pathlib.Path, *, tensorboard: bool, wandb: WandbPlace | None) -> list[Sink]:
     """The logs that were asked for.
+
+    Args:
+        workdir: Folder of the run.
+        tensorboard: Whether to write event files.
+        wandb: Where in Weights & Biases, None for not at all.
 
     Raises:
         EventLogError: Weights & Biases is asked for and not installed.
     """
-    if wandb and importlib.util.find_spec("wandb") is None:
+    if wandb is not None and importlib.util.find_spec("wandb") is None:
         raise EventLogError(
             "--wandb needs the package wandb, which is not installed: pip install 'm3po_jax[wandb]'"
         )
     sinks: list[Sink] = [TensorBoard(workdir)] if tensorboard else []
-    return [*sinks, WeightsAndBiases(workdir)] if wandb else sinks
+    return sinks if wandb is None else [*sinks, WeightsAndBiases(workdir, wandb)]
 
 
 def row_scalars(row: Mapping[str, float | int]) -> dict[str, float]:
@@ -117,9 +140,9 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of Weights & Biases, resumed with the run; its own process does the uploading."""
 
-    def __init__(self, workdir: pathlib.Path):
+    def __init__(self, workdir: pathlib.Path, place: WandbPlace):
         """Contacts nobody yet."""
-        self._workdir = workdir
+        self._workdir, self._place = workdir, place
         self._run: Any = None
 
     def start_after(self, env_steps: int) -> None:
@@ -131,7 +154,7 @@ class WeightsAndBiases:
             identity.write_text(secrets.token_hex(6) + "\n", encoding="utf-8")
         try:
             self._run = wandb.init(
-                project="m3po_jax",
+                **dataclasses.asdict(self._place),
                 id=identity.read_text(encoding="utf-8").strip(),
                 name=self._workdir.name,
                 dir=str(self._workdir),

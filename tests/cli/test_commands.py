@@ -40,7 +40,8 @@ def train_and_evaluate(config, workdir, *, stop, sinks, quiet, debug):
     checkpoints.mkdir(parents=True, exist_ok=True)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     got = {"config": dataclasses.asdict(config), "workdir": str(workdir), "cache": cache,
-           "sinks": [type(sink).__name__ for sink in sinks], "quiet": quiet}
+           "sinks": [type(sink).__name__ for sink in sinks], "quiet": quiet,
+           "places": [dataclasses.asdict(s._place) for s in sinks if hasattr(s, "_place")]}
     print(json.dumps(got))
     return {}
 
@@ -107,6 +108,25 @@ def test_what_is_said_and_logged(tmp_path):
     assert other["config"]["train"]["log_every"] == 5
     refused = train(tmp_path, "--log_every=0")
     assert (refused.returncode, "log_every" in refused.stderr) == (2, True)
+
+
+def test_flags_say_where_in_wandb(tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "wandb.py").write_text("")
+    path = f"{there}:{ROOT}"
+    flags = ["--wandb", "--wandb_entity=us", "--wandb_group=seeds", "--wandb_tags=a,b"]
+    result = train(tmp_path / "run", *flags, PYTHONPATH=path, WANDB_PROJECT="")
+    (place,) = json.loads(result.stdout)["places"]
+    assert place == {"project": "m3po_jax", "entity": "us", "group": "seeds", "tags": ["a", "b"]}
+    named = [*flags, "--wandb_project=mine"]
+    for arguments, project in ((flags, "theirs"), (named, "mine")):
+        result = train(tmp_path / "run", *arguments, PYTHONPATH=path, WANDB_PROJECT="theirs")
+        assert json.loads(result.stdout)["places"][0]["project"] == project
+    alone = train(tmp_path / "other", "--wandb_tags=a")
+    assert alone.returncode == 2
+    assert alone.stderr == "error: --wandb_tags has an effect only with --wandb; add it\n"
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_missing_wandb_is_named_before_anything_is_made(tmp_path):

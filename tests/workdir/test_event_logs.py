@@ -125,7 +125,7 @@ def test_overwriting_a_run_removes_its_events_and_nothing_else(tmp_path):
 def wandb(monkeypatch):
     """A stand-in that notes calls."""
     module = types.ModuleType("wandb")
-    module.calls = []
+    module.calls, module.places = [], []
     module.Error = type("Error", (Exception,), {})
     module.Settings = lambda **settings: settings
 
@@ -137,6 +137,8 @@ def wandb(monkeypatch):
             raise TimeoutError("no network")
 
     def init(**arguments):
+        names = ("project", "entity", "group", "tags")
+        module.places.append({name: arguments[name] for name in names})
         module.calls.append(("init", arguments["id"], arguments["resume"], arguments["config"]))
         if module.broken:
             raise module.Error("api_key not configured (no-tty)")
@@ -150,9 +152,10 @@ def wandb(monkeypatch):
 
 def test_weights_and_biases_get_the_same_and_resume_under_one_name(tmp_path, wandb):
     config = Config(tasks=("toy/PointReachA",))
+    place = event_logs.WandbPlace(project="mine", group="seeds", tags=("a", "b"))
     with folder.open_workdir(tmp_path, config):
         for start in (0, 8):
-            with MetricsWriter(tmp_path, [event_logs.WeightsAndBiases(tmp_path)]) as writer:
+            with MetricsWriter(tmp_path, [event_logs.WeightsAndBiases(tmp_path, place)]) as writer:
                 writer.truncate_after(start)
                 writer.write({"env_steps": start + 8, "a": 1.0, "b": math.nan})
     first, row, second, _ = wandb.calls
@@ -160,11 +163,13 @@ def test_weights_and_biases_get_the_same_and_resume_under_one_name(tmp_path, wan
     assert first[2] == "allow"
     assert first[3]["tasks"] == ["toy/PointReachA"]
     assert row == (8, {"a": 1.0})
+    asked = {"project": "mine", "entity": None, "group": "seeds", "tags": ("a", "b")}
+    assert wandb.places == [asked, asked]
 
 
 def test_weights_and_biases_that_do_not_start_are_a_clear_error(tmp_path, wandb):
     wandb.broken = True
     with folder.open_workdir(tmp_path, Config(tasks=("toy/PointReachA",))):
-        sink = event_logs.WeightsAndBiases(tmp_path)
+        sink = event_logs.WeightsAndBiases(tmp_path, event_logs.WandbPlace())
         with pytest.raises(event_logs.EventLogError, match="wandb login.*WANDB_MODE=offline"):
             sink.start_after(0)
