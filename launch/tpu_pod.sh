@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on a TPU pod slice of Google Cloud, one process on each of its workers:
 #   bash launch/tpu_pod.sh --config=tpu --config.train.num_devices=16
-# The workers get the last commit. Training goes on in the background when the connection is lost or
+# The workers get the last commit. Training continues in the background when the connection is lost or
 # Ctrl-C ends this command; what else can be asked for:
 #   bash launch/tpu_pod.sh attach               shows the log of a run until it ends
 #   bash launch/tpu_pod.sh stop                 lets it save; the same training command resumes it
