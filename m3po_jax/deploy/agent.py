@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +73,8 @@ class Agent:
         Raises:
             AgentError: The agent was not trained on it.
         """
+        if not isinstance(task, str):
+            raise AgentError(f"a task is named by a text, got {task!r}; {nearest('', self.tasks)}")
         if task not in self.tasks:
             raise AgentError(
                 f"the agent was not trained on task {task!r}; {nearest(task, self.tasks)}"
@@ -129,11 +131,10 @@ class Agent:
         rows, task_id, single = self._rows(observation, task)
         policy = self._policy(policy)
         shape = (len(rows), *self.plan_shape)
-        if plan_mean is None:
-            plan_mean = jnp.zeros(shape)
+        plan_mean = jnp.zeros(shape) if plan_mean is None else jnp.asarray(_numbers(plan_mean))
         if plan_mean.shape != shape:
             raise AgentError(f"plan_mean is {list(plan_mean.shape)}, not {list(shape)} ([N, H, A])")
-        key = jax.random.key(0) if key is None else key
+        key = jax.random.key(0) if key is None else _checked_key(key)
         action, plan_mean = self._jitted(self.state, rows, task_id, plan_mean, key, policy=policy)
         size = self.spec(task).action_size if isinstance(task, str) else self.networks.action_size
         host = np.asarray(action)[:, :size]
@@ -183,22 +184,26 @@ class Agent:
         return jax.jit(self.decide, static_argnames="policy")
 
     def _policy(self, policy: str | None) -> str:
-        policy = policy or self.policies[0]
+        policy = self.policies[0] if policy is None else policy
         if policy not in self.policies:
-            raise AgentError(
-                f"this agent has no policy {policy!r}; {nearest(policy, self.policies)}"
-            )
+            hint = nearest(str(policy), self.policies)
+            raise AgentError(f"this agent has no policy {policy!r}; {hint}")
         return policy
 
     def _rows(
         self, observation: npt.ArrayLike, task: str | Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray, bool]:
         """Checked rows: padded observations `[N, O]`, task ids `[N]`, whether it was one."""
-        given = np.asarray(observation, np.float32)
+        given = _numbers(observation)
         single = given.ndim == 1
         rows = given[None] if single else given
         if rows.ndim != 2 or not len(rows):
             raise AgentError(f"observations are {list(given.shape)}; give [o] or [N, o]")
+        if not isinstance(task, Iterable):
+            raise AgentError(
+                f"a task is named by a text, or each row's by one of several, got {task!r}; "
+                f"{nearest('', self.tasks)}"
+            )
         names = [task] * len(rows) if isinstance(task, str) else list(task)
         if len(names) != len(rows):
             raise AgentError(f"{len(names)} task names for {len(rows)} observations")
@@ -214,6 +219,29 @@ class Agent:
         rows = np.pad(rows, ((0, 0), (0, padded - rows.shape[1])))
         task_id = np.array([self.tasks.index(name) for name in names], np.int32)
         return rows, task_id, single
+
+
+def _numbers(given: Any) -> np.ndarray:
+    """Numbers of any kind as float32."""
+    try:
+        if given is None:
+            raise TypeError("it is None")
+        return np.asarray(given, np.float32)
+    except (TypeError, ValueError) as error:
+        raise AgentError(
+            f"a {type(given).__name__} is no array of numbers ({error}); give [o] or [N, o], of "
+            "several parts joined with np.concatenate"
+        ) from error
+
+
+def _checked_key(key: Any) -> jax.Array:
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if typed and key.shape == ():
+        return key
+    raise AgentError(
+        f"key is {key!r}, and must be one typed key, as jax.random.key(0) (of a raw one "
+        "jax.random.wrap_key_data makes it)"
+    )
 
 
 def load(workdir: str | os.PathLike[str], *, checkpoint: str = best.NEWEST) -> Agent:

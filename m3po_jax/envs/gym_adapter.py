@@ -17,7 +17,7 @@ class GymEnvironment:
     """One Gymnasium environment with a Box of actions, which are scaled to its bounds.
 
     Steps happen one row after the other, in Python. The time limit that it is registered with is
-    the length of its episodes; what it says of an episode's end is a termination.
+    the length of its episodes; an end that it calls truncated is none of the task's.
     """
 
     can_terminate = True
@@ -48,14 +48,14 @@ class GymEnvironment:
         self._words = words
         self._reset = host.HostCall(task, words, 1, words + seen, self._run_resets)
         row = words + first.action_size
-        self._step = host.HostCall(task, words, row, words + seen + 2, self._run_steps)
+        self._step = host.HostCall(task, words, row, words + seen + 3, self._run_steps)
 
     def reset(self, key: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
         seed = jax.random.bits(key, (1,), jnp.uint32) >> 1
         words, seen = jnp.split(physics.call(self._reset, None, seed), [self._words])
         zero = jnp.zeros((), jnp.float32)
-        return base.EnvState(words, _float(seen), zero, zero)
+        return base.EnvState(words, _float(seen), zero, zero, zero)
 
     def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
         """Advances by one control step; see `Environment.step`."""
@@ -63,7 +63,8 @@ class GymEnvironment:
         row = jnp.concatenate([state.physics, control])
         words, rest = jnp.split(physics.call(self._step, None, row), [self._words])
         values = _float(rest)
-        return base.EnvState(words, values[:-2], values[-2], values[-1])
+        reward, termination, truncation = values[-3:]
+        return base.EnvState(words, values[:-3], reward, termination, truncation)
 
     def _run_resets(self, rows: np.ndarray) -> np.ndarray:
         simulator = self._take()

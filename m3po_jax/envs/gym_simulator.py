@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 
 from m3po_jax.config import ConfigError
+from m3po_jax.envs import mujoco_log
 
 # Of an attribute's numbers; larger arrays are taken for constants.
 _MOST_NUMBERS = 4096
@@ -56,6 +57,7 @@ class GymSimulator:
                 that its next step depends on.
         """
         self.task = task
+        mujoco_log.keep_out_of_folder()
         try:
             module, _, name = env_id.rpartition(":")
             if module:
@@ -91,7 +93,8 @@ class GymSimulator:
             action: `[action_size]` in [-1, 1].
 
         Returns:
-            The next snapshot, and float32 observation, reward and termination behind each other.
+            The next snapshot, and float32 observation, reward, termination and truncation behind
+            each other; an end by both is a termination.
         """
         self.restore(snapshot)
         space: Any = self._env.action_space
@@ -100,12 +103,8 @@ class GymSimulator:
         )
         given = np.clip(scaled, self._low, self._high).astype(space.dtype).reshape(space.shape)
         observation, reward, terminated, truncated, _ = self._env.step(given)
-        if truncated:
-            raise ValueError(
-                "it truncated an episode by itself; register it without that, with "
-                "max_episode_steps, or give ?episode_length="
-            )
-        rest = np.array([float(reward), float(terminated)], np.float32)
+        cut = truncated and not terminated
+        rest = np.array([float(reward), float(terminated), float(cut)], np.float32)
         return self.snapshot(), np.concatenate([_flat(observation), rest])
 
     def snapshot(self) -> np.ndarray:

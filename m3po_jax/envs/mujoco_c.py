@@ -20,7 +20,7 @@ import mujoco
 import numpy as np
 from mujoco import batch as mujoco_batch
 
-from m3po_jax.envs import host, mjx_physics, physics
+from m3po_jax.envs import host, mjx_physics, mujoco_log, physics
 
 _PARTS = mujoco.mjtState
 _WHOLE = int(_PARTS.mjSTATE_INTEGRATION)
@@ -70,6 +70,7 @@ class CPhysics:
         Raises:
             ValueError: If the task reads or sets what cannot cross; names it.
         """
+        mujoco_log.keep_out_of_folder()
         self.task = task
         self._model = environment.mj_model
         self._body = host.HostBody(host.mujoco_cost(self._model.nv, environment.n_substeps))

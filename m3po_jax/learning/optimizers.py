@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from m3po_jax.config import Config
+from m3po_jax.ops import counting
 from m3po_jax.types import Params
 
 _ENCODER = ("encoder", "embedding")
@@ -47,11 +48,11 @@ def make_optimizers(config: Config, *, iterations: int, transitions: int) -> Opt
     def adam(part: str, learning_rate: float, max_norm: float) -> optax.GradientTransformation:
         if part in config.train.frozen:
             return optax.set_to_zero()
-        schedule: float | optax.Schedule = learning_rate
-        if part in steps and config.train.final_learning_rate_scale != 1.0:
-            last = config.train.final_learning_rate_scale * learning_rate
-            schedule = optax.linear_schedule(learning_rate, last, max(steps[part], 1))
-        return optax.chain(_clip(max_norm), optax.adam(schedule))
+        if part not in steps or config.train.final_learning_rate_scale == 1.0:
+            return optax.chain(_clip(max_norm), optax.adam(learning_rate))
+        last = config.train.final_learning_rate_scale * learning_rate
+        falling = _falling_step(learning_rate, last, max(steps[part], 1))
+        return optax.chain(_clip(max_norm), optax.scale_by_adam(), falling)
 
     model = config.world_model
     world_model = adam("world_model", model.learning_rate, model.max_gradient_norm)
@@ -100,6 +101,27 @@ def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
         return clipped, state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+class _Steps(NamedTuple):
+    taken: jax.Array  # [2], see `ops.counting`
+
+
+def _falling_step(first: float, last: float, steps: int) -> optax.GradientTransformation:
+    """A descent whose step size falls linearly, and then stays.
+
+    A long run takes more steps than an int32 counts, in which optax's schedules are.
+    """
+
+    def update(
+        gradient: Params, state: _Steps, params: Params | None = None
+    ) -> tuple[Params, _Steps]:
+        del params
+        to_go = jnp.maximum(1.0 - counting.approximately(state.taken) / float(steps), 0.0)
+        size = last + (first - last) * to_go
+        return jax.tree.map(lambda g: -size * g, gradient), _Steps(counting.add(state.taken, 1))
+
+    return optax.GradientTransformation(lambda params: _Steps(counting.zero()), update)
 
 
 def _parts_mask(names: Collection[str]) -> Callable[[Params], Params]:

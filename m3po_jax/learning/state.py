@@ -11,7 +11,7 @@ from m3po_jax.envs.multitask import MultiTaskState
 from m3po_jax.learning.optimizers import Optimizers
 from m3po_jax.learning.parts import Parts
 from m3po_jax.networks.factory import AgentParams, Networks
-from m3po_jax.ops import observation_moments, statistics
+from m3po_jax.ops import counting, observation_moments, statistics
 from m3po_jax.policy.trust_region import TrustRegionState, init_trust_region
 from m3po_jax.replay import buffer
 from m3po_jax.types import Params, Trajectory
@@ -62,8 +62,8 @@ class TrainState:
     rollout: RolloutState
     replay: buffer.ReplayState
     key: jax.Array  # typed PRNG key
-    iteration: jax.Array  # [] int32 train steps done
-    updates: jax.Array  # [] int32 updates done
+    iteration: jax.Array  # [] int32 train steps done, at most 2^31 - 1
+    updates: jax.Array  # [2] updates done, see `ops.counting`
     update_debt: jax.Array  # [] updates due for data collected but not yet learned from
 
 
@@ -123,7 +123,7 @@ def init_train_state(parts: Parts, key: jax.Array) -> TrainState:
         ),
         key=key,
         iteration=jnp.zeros((), jnp.int32),
-        updates=jnp.zeros((), jnp.int32),
+        updates=counting.zero(),
         update_debt=jnp.zeros(()),
     )
 

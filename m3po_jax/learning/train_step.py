@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from m3po_jax.envs.by_task import ByTaskEnv
 from m3po_jax.envs.multitask import Timestep
@@ -16,7 +17,7 @@ from m3po_jax.learning.critic_update import critic_update
 from m3po_jax.learning.parts import Parts
 from m3po_jax.learning.replay_updates import learn_from_replay
 from m3po_jax.learning.state import STATISTICS_DECAY, AgentState, RolloutState, TrainState
-from m3po_jax.ops import observation_moments, statistics
+from m3po_jax.ops import counting, observation_moments, statistics
 from m3po_jax.policy.exploration import novelty_weight
 from m3po_jax.replay import buffer
 from m3po_jax.types import Metrics, Trajectory
@@ -93,8 +94,8 @@ def learn(state: TrainState, collected: Collected, parts: Parts) -> tuple[TrainS
         rollout=collected.rollout,
         replay=replay,
         key=key,
-        iteration=state.iteration + 1,
-        updates=state.updates + num_updates,
+        iteration=optax.safe_increment(state.iteration),
+        updates=counting.add(state.updates, num_updates),
         update_debt=debt - num_updates.astype(jnp.float32),
     )
     rollout_metrics = metrics_lib.rollout_metrics(collected.timesteps, parts)
@@ -106,7 +107,7 @@ def learn(state: TrainState, collected: Collected, parts: Parts) -> tuple[TrainS
             agent.statistics.recent_reward.mean,
             scale=config.exploration.scale,
         )
-    metrics["updates"] = new_state.updates
+    metrics["updates"] = counting.approximately(new_state.updates)
     return new_state, metrics
 
 
@@ -118,8 +119,8 @@ def _keys(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array
 
 def _is_random(state: TrainState, parts: Parts) -> jax.Array:
     """Whether actions are random now."""
-    env_steps = state.iteration.astype(jnp.float32) * parts.env_steps_per_iteration
-    return env_steps < parts.config.train.warmup_env_steps
+    warmup = -(-parts.config.train.warmup_env_steps // parts.env_steps_per_iteration)
+    return state.iteration < min(warmup, jnp.iinfo(jnp.int32).max)
 
 
 def update_plan_scale(

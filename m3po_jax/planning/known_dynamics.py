@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.config import PlannerConfig
+from m3po_jax.config import ConfigError, PlannerConfig
 from m3po_jax.planning import warm_start
 from m3po_jax.planning.mppi import mppi_plan
 from m3po_jax.types import LatentModel
@@ -39,9 +39,26 @@ class KnownDynamics:
     def next(
         self, z: jax.Array, u: jax.Array, context: Any
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """See `LatentModel.next`; nothing terminates."""
-        z, reward = jnp.vectorize(self.step, signature="(s),(a)->(s),()")(z, jnp.tanh(u))
+        """See `LatentModel.next`; nothing terminates.
+
+        Raises:
+            ConfigError: `step` does not return a state like the one it got, and a scalar.
+        """
+        step = jnp.vectorize(self._checked_step, signature="(s),(a)->(s),()")
+        z, reward = step(z, jnp.tanh(u))
         return z, reward, jnp.ones_like(reward)
+
+    def _checked_step(self, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+        result: Any = self.step(state, action)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ConfigError(
+                f"the dynamics returned a {type(result).__name__}; return (next state, reward)"
+            )
+        for name, value, shape in zip(
+            ("next state", "reward"), result, (state.shape, ()), strict=True
+        ):
+            _require_array(f"the {name} of the dynamics", value, shape)
+        return result
 
     def value(self, z: jax.Array, u: jax.Array, context: Any) -> jax.Array:
         """The terminal value of `z`, whatever `u`; see `LatentModel.value`."""
@@ -53,6 +70,23 @@ class KnownDynamics:
         """A fixed Gaussian; see `LatentModel.policy`."""
         mean = jnp.zeros((*z.shape[:-1], self.action_size), z.dtype)
         return mean, jnp.full_like(mean, self.policy_std)
+
+
+def _require_array(what: str, value: Any, shape: tuple[int, ...] | None = None) -> None:
+    """Refuses what is not one array, of that shape or with one axis."""
+    found = () if isinstance(value, int | float) else getattr(value, "shape", None)
+    if found is None:
+        raise ConfigError(
+            f"{what} is a {type(value).__name__}; make it one array [S] with jnp.concatenate, or "
+            "jax.flatten_util.ravel_pytree, whose second result takes it apart in `step`"
+        )
+    if shape is None and len(found) != 1:
+        raise ConfigError(
+            f"{what} has the shape {list(found)} and must have one axis [S]; jax.vmap makes a "
+            "planner for batches"
+        )
+    if shape is not None and found != shape:
+        raise ConfigError(f"{what} has the shape {list(found)} and must have {list(shape)}")
 
 
 class Decision(NamedTuple):
@@ -93,10 +127,12 @@ def make_planner(
     Returns:
         The compiled planner; it executes the best elite. Its first call raises what `mppi_plan`
         does: `ConfigError` for sizes in `config` that do not fit together, `ValueError` for a
-        `plan_mean` of another shape.
+        `plan_mean` of another shape. It raises `ConfigError` too for a state that is not one array
+        `[S]`, or dynamics that give another one.
     """
 
     def plan(state: jax.Array, plan_mean: jax.Array, key: jax.Array) -> Decision:
+        _require_array("the state", state)
         plan = mppi_plan(
             model,
             state,

@@ -97,7 +97,7 @@ def evaluate_workdir(
     experiment, state, meta = restore_run(config, workdir, step=step)
     evaluator = Evaluator(experiment, episodes=episodes)
     result = evaluator(state.agent, policy=policy, seed=seed, stream=_REPORT_STREAM)
-    return {**experiment.position(int(state.iteration), meta["wall_seconds"]), **result}
+    return {**experiment.position(meta["env_steps"], meta["wall_seconds"]), **result}
 
 
 def _task_record(name: str, played: Episodes) -> dict[str, Any]:

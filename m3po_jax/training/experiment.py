@@ -5,9 +5,10 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from m3po_jax import workload
-from m3po_jax.config import Config
+from m3po_jax.config import Config, resolve_network
 from m3po_jax.envs import registry
 from m3po_jax.envs.by_task import placement_text
 from m3po_jax.learning.optimizers import make_optimizers
@@ -15,7 +16,7 @@ from m3po_jax.learning.parts import Parts, num_iterations
 from m3po_jax.learning.state import TrainState, init_train_state
 from m3po_jax.networks.factory import make_networks
 from m3po_jax.replay import buffer
-from m3po_jax.training import memory, sharding
+from m3po_jax.training import jax_settings, memory, sharding
 from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
 
 
@@ -38,18 +39,23 @@ class Experiment(Parts):
         return sharding.placed(self.mesh, jax.eval_shape(self.init, jax.random.key(0)))
 
     def require_room(self) -> None:
-        """Refuses a run whose state, none of which is there yet, is beyond memory.
+        """Refuses a run whose state, none of which is there yet, or plans are beyond memory.
 
         Raises:
             MemoryShortage: It is; the text says what takes how much.
         """
         shapes, config = self.state_shapes(), self.config
         capacity = config.replay.capacity
+        plans = {}
+        if config.planner.collect:
+            text = f"plans of {config.planner.num_samples:,} samples (planner.num_samples)"
+            plans[text] = _least_of_plans(config, shapes.rollout.plan_mean)
         memory.require_room(
             {
                 f"replay of {capacity:,} transitions (replay.capacity)": shapes.replay,
                 f"{self.env.batch_size:,} environments (env.num_envs)": shapes.rollout,
                 f"agent (network.size = {config.network.size}, widths)": shapes.agent,
+                **plans,
             }
         )
 
@@ -58,9 +64,8 @@ class Experiment(Parts):
         tasks = [dataclasses.asdict(spec) for spec in self.env.specs]
         return {"wall_seconds": wall_seconds, "env_steps": env_steps, "tasks": tasks}
 
-    def position(self, iteration: int, wall_seconds: float) -> dict[str, Any]:
+    def position(self, env_steps: int, wall_seconds: float) -> dict[str, Any]:
         """Where a run is, as each line of eval.jsonl begins."""
-        env_steps = iteration * self.env_steps_per_iteration
         return {
             "env_steps": env_steps,
             "env_steps_per_task": env_steps / self.num_tasks,
@@ -69,7 +74,12 @@ class Experiment(Parts):
 
 
 def make_experiment(config: Config) -> Experiment:
-    """Creates environments, networks and optimizers; computes nothing yet."""
+    """Creates environments, networks and optimizers; computes nothing yet.
+
+    Raises:
+        ConfigError: JAX has a setting that a run cannot have, or a task cannot be made.
+    """
+    jax_settings.require_trainable()
     env = registry.make(config.tasks, config.env)
     networks = make_networks(
         env.specs,
@@ -86,6 +96,15 @@ def make_experiment(config: Config) -> Experiment:
         transitions=env.batch_size * config.env.unroll_length,
     )
     return Experiment(env, networks, optimizers, config, sharding.choose_devices(config))
+
+
+def _least_of_plans(config: Config, plan_mean: Any) -> jax.ShapeDtypeStruct:
+    """What a step of planning needs at once: samples, their latents and one hidden layer."""
+    network = resolve_network(config.network, len(config.tasks))
+    rows, horizon, action_size = plan_mean.shape
+    width = horizon * action_size + network.latent_size + network.mlp_width
+    shape = (rows, config.planner.num_samples * width)
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=plan_mean.sharding)
 
 
 def on_one_device(config: Config) -> Config:

@@ -7,7 +7,7 @@ import jax
 
 from m3po_jax.config import Config
 from m3po_jax.learning.train_step import make_train_step
-from m3po_jax.ops import checks
+from m3po_jax.ops import checks, counting
 from m3po_jax.training.experiment import restore_run
 from m3po_jax.training.fault import skipped_modules
 
@@ -25,7 +25,7 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
     Raises:
         CheckpointError: The bundle holds no state or a damaged one.
     """
-    experiment, state, _ = restore_run(
+    experiment, state, meta = restore_run(
         config, folder, absent="holds no state; it is not the bundle of a stopped run"
     )
     before = jax.device_get(checks.count_by_path(state))
@@ -34,7 +34,8 @@ def replay_fault(config: Config, folder: str | os.PathLike[str]) -> str:
     modules = skipped_modules(jax.device_get(metrics))
     return "\n".join(
         [
-            f"iteration {int(state.iteration)}, updates done before it: {int(state.updates)}",
+            f"iteration {meta['env_steps'] // experiment.env_steps_per_iteration}, updates done "
+            f"before it: {counting.whole(state.updates)}",
             f"not finite in the start state: {_listed(before) or 'nothing'}",
             f"first assertion that fails: {failed or 'none; the fault does not reproduce here'}",
             f"updates skipped in: {', '.join(modules) or 'no module'}",

@@ -25,7 +25,7 @@ from m3po_jax.training.scores import evaluation_table, returns_text
 from m3po_jax.workdir.best import best_step
 from m3po_jax.workdir.checkpoint import Checkpointer, lost_checkpoints
 from m3po_jax.workdir.folder import checkpoint_steps, forget_overwritten, holds_metrics
-from m3po_jax.workdir.metrics import MetricsWriter, Sink, read_evaluations
+from m3po_jax.workdir.metrics import RATE, MetricsWriter, Sink, read_evaluations
 from m3po_jax.workdir.preemption import Preempted
 from m3po_jax.workdir.progress import Progress
 
@@ -76,7 +76,12 @@ def train_and_evaluate(
     with (
         Checkpointer(workdir) as checkpointer,
         MetricsWriter(workdir, sinks if processes.leads() else ()) as writer,
-        Progress(config.train.total_env_steps, kl_bound=kl_bound, quiet=quiet) as progress,
+        Progress(
+            config.train.total_env_steps,
+            warmup_env_steps=config.train.warmup_env_steps,
+            kl_bound=kl_bound,
+            quiet=quiet,
+        ) as progress,
         processes.together(),
     ):
         run = _Run(experiment, checkpointer, writer, progress, pathlib.Path(workdir))
@@ -132,7 +137,7 @@ class _Run:
             self._state = self._first_state()
         else:
             self._state, meta = restored
-            self._iteration = int(self._state.iteration)
+            self._iteration = int(meta["env_steps"]) // experiment.env_steps_per_iteration
             self._wall_before = float(meta["wall_seconds"])
             if processes.leads():
                 forget_overwritten(self._workdir)
@@ -196,6 +201,7 @@ class _Run:
         train = self._experiment.config.train
         if self.lacks_evaluation:
             self._evaluate(evaluator)
+        self._logged = time.monotonic()  # compiling does not count towards the training speed
         stopping = processes.any_of(stop())
         while not (self.finished or stopping):
             suspicious = self._faults.suspicious
@@ -300,7 +306,7 @@ class _Run:
             "env_steps": self.env_steps,
             "iteration": self._iteration,
             "wall_seconds": self._wall_seconds(),
-            "env_steps_per_second": steps / (now - self._logged),
+            RATE: steps / (now - self._logged),
         }
         self._logged = now
         for name, value in summarize(metrics).items():
@@ -318,7 +324,7 @@ class _Run:
         config = self._experiment.config
         result = evaluator(self._state.agent, policy=config.train.eval_policy, seed=config.seed)
         record = {
-            **self._experiment.position(self._iteration, self._wall_seconds()),
+            **self._experiment.position(self.env_steps, self._wall_seconds()),
             **result,
             **self._measure_model(),
         }

@@ -18,7 +18,7 @@ class MemoryShortage(UserError):
 
 
 def require_room(parts: Mapping[str, Any]) -> None:
-    """Refuses a state that does not fit on its devices.
+    """Refuses what does not fit on its devices.
 
     Args:
         parts: Pytrees of `jax.ShapeDtypeStruct`s with shardings, none of which is there yet, by
@@ -34,7 +34,7 @@ def require_room(parts: Mapping[str, Any]) -> None:
         return
     listed = ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items())
     raise MemoryShortage(
-        f"the state of this run needs {_gib(needed)} and {device} has {_gib(free)} free: {listed}; "
+        f"this run needs at least {_gib(needed)} and {device} has {_gib(free)} free: {listed}; "
         "lower the settings of the largest, or use more devices (train.num_devices)"
     )
 

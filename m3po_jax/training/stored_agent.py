@@ -16,6 +16,7 @@ from m3po_jax.learning.state import AgentState, init_agent, trajectory_shapes
 from m3po_jax.networks.factory import Networks, make_networks
 from m3po_jax.policy.trust_region import TrustRegionState
 from m3po_jax.replay import buffer
+from m3po_jax.training import jax_settings
 from m3po_jax.types import BatchLayout, TaskSpec, action_masks
 from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.workdir.folder import read_config
@@ -62,7 +63,9 @@ def restore_agent(
     Raises:
         WorkdirError: There is no run, or one of another version.
         CheckpointError: There is no checkpoint or it cannot be read.
+        ConfigError: JAX has a setting that agents cannot be computed with.
     """
+    jax_settings.require_usable()
     config = read_config(workdir)
     with Checkpointer(workdir) as checkpointer:
         step = checkpointer.latest_step() if step is None else step

@@ -23,8 +23,12 @@ from m3po_jax.workdir.orbax_reading import first_line, one_error, read_to_host
 
 State = TypeVar("State")
 
-# In the meta of every checkpoint: checksums of each leaf and of the rest of the meta.
-_CHECKSUMS = "checksums"
+# What a state holds; raise it with every change of that.
+FORMAT = 2
+# Who wrote an earlier format: its state may hold what this one holds otherwise.
+_WRITERS = {1: "m3po_jax 0.1.0 of commit 2bbc5a1 or before"}
+# In the meta of every checkpoint: its format, and checksums of each leaf and of the rest of it.
+_FORMAT, _CHECKSUMS = "format", "checksums"
 # Behind the step: a checkpoint that is being deleted, and one that cannot be read back.
 _OUTDATED, _UNREADABLE = ".outdated", ".unreadable"
 
@@ -107,6 +111,7 @@ class Checkpointer:
             return
         state = jax.tree.map(stored_leaves.without_empty, state)
         try:
+            meta = {**meta, _FORMAT: FORMAT}
             meta = {**meta, _CHECKSUMS: stored_leaves.checksums(state, meta)}
             arguments = ocp.args.Composite(
                 state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
@@ -153,6 +158,7 @@ class Checkpointer:
         Raises:
             CheckpointError: It is not there, damaged or holds another state.
         """
+        self.meta(step)  # which refuses another format, by its name
         abstract = stored_leaves.stored_form(abstract_state)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
@@ -164,6 +170,7 @@ class Checkpointer:
             state, meta = restored["state"], dict(restored["meta"])
             expected = meta.pop(_CHECKSUMS, {})
             wrong = stored_leaves.mismatches(expected, stored_leaves.checksums(state, meta))
+            meta.pop(_FORMAT)
             # Damaged metadata make Orbax give back the bare words of a key, of which all are right.
             wrong = wrong or stored_leaves.mismatches(
                 stored_leaves.dtypes(abstract), stored_leaves.dtypes(state)
@@ -176,11 +183,21 @@ class Checkpointer:
         """Returns the meta of a checkpoint.
 
         Raises:
-            CheckpointError: It cannot be read.
+            CheckpointError: It cannot be read, or has another format.
         """
         arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
         with self._reading(step):
-            return dict(self._manager.restore(step, args=arguments)["meta"])
+            meta = dict(self._manager.restore(step, args=arguments)["meta"])
+            found = meta.get(_FORMAT, 1)
+            if found != FORMAT:
+                writer = _WRITERS.get(found, "a later version of m3po_jax")
+                raise CheckpointError(
+                    f"the checkpoint {self._folder / str(step)} has format {found}, which {writer} "
+                    f"wrote, and this version reads format {FORMAT}; continue with the commit that "
+                    "config.json beside it names (one that was resumed since under `history`), or "
+                    "start a new run in another --workdir"
+                )
+        return meta
 
     def restore_part(
         self, name: str, abstract: Mapping[str, Any], *, step: int | None = None

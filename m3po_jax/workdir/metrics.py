@@ -15,6 +15,7 @@ from m3po_jax.workdir.folder import EVALUATION_FILE, METRICS_FILE, SAVED_EVALUAT
 from m3po_jax.workdir.record import write_atomically
 
 STEP = "env_steps"
+RATE = "env_steps_per_second"
 
 
 class MetricsError(UserError):

@@ -1,6 +1,5 @@
 """What a run says while it runs: a live display on a terminal, plain lines elsewhere."""
 
-import collections
 import contextlib
 import math
 import os
@@ -17,7 +16,8 @@ import rich.table
 import rich.text
 
 from m3po_jax.workdir import long_work, streams
-from m3po_jax.workdir.metrics import STEP
+from m3po_jax.workdir.metrics import RATE, STEP
+from m3po_jax.workdir.speed import Speed
 
 _RETURN = "rollout/episode_return/"
 _BONUS = "exploration/bonus"
@@ -26,7 +26,6 @@ _BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.-~=+*#"
 _SPARK_WIDTH = 24
 _MAX_TASK_LINES = 12
-_SPEED_WINDOW_S = 60.0
 
 
 class History:
@@ -75,13 +74,16 @@ class Progress:
 
     It computes nothing on the device and waits for nothing. An output that fails does not end a
     run: it is dropped, silently if nobody can be told, as with a closed terminal or a full disk.
-    The speed is that of the last minute, because steps before the first update cost less.
+    The speed is that of the last minute of training, in which compiling, evaluations and saving do
+    not count. What is left counts them by their share so far, and waits for the end of the warm-up,
+    whose steps learn nothing and cost less.
     """
 
     def __init__(
         self,
         total_env_steps: int,
         *,
+        warmup_env_steps: int = 0,
         kl_bound: float | None = None,
         quiet: bool = False,
         min_interval_s: float | None = None,
@@ -93,6 +95,7 @@ class Progress:
 
         Args:
             total_env_steps: End of the run.
+            warmup_env_steps: Of these, before the first update.
             kl_bound: Bound of the trust region, shown with the measured KL.
             quiet: Shows nothing at all.
             min_interval_s: Least seconds between two lines, by default 5, or 0.2 on a terminal.
@@ -100,12 +103,12 @@ class Progress:
             clock: Seconds.
             memory: Bytes in use.
         """
-        self._total = total_env_steps
+        self._total, self._warmup = total_env_steps, warmup_env_steps
         self._kl_bound = kl_bound
         self._clock = clock
         self._memory = memory or memory_in_use
         self._last_shown = -float("inf")
-        self._recent: collections.deque[tuple[float, int]] = collections.deque()
+        self._speed = Speed()
         self._returns: dict[str, float] = {}
         self._histories: dict[str, History] = {}
         # soft_wrap: a line stays one line in a log file, however long
@@ -139,9 +142,7 @@ class Progress:
     def update(self, row: Mapping[str, float]) -> None:
         """Notes a row of metrics.csv and shows it, unless the last one was shown just before."""
         now, env_steps = self._clock(), int(row[STEP])
-        self._recent.append((now, env_steps))
-        while len(self._recent) > 2 and now - self._recent[0][0] > _SPEED_WINDOW_S:
-            self._recent.popleft()
+        self._speed.note(now, env_steps, row[RATE], learns=env_steps > self._warmup)
         for name, value in row.items():
             if not name.startswith(_RETURN):
                 continue
@@ -183,9 +184,9 @@ class Progress:
                 streams.discard(sys.stdout)
 
     def _show(self, now: float, env_steps: int, row: Mapping[str, float]) -> None:
-        facts = [*self._speed(now, env_steps), *self._state(row)]
+        facts = [*self._pace(env_steps), *self._state(row)]
         if not self._is_live:
-            position = f"{env_steps:,}/{self._total:,} env steps  {env_steps / self._total:4.0%}"
+            position = f"{env_steps:,}/{self._total:,} env steps  {self._share(env_steps):4.0%}"
             scores = ", ".join(f"{name} {_score(x)}" for name, x in self._returns.items())
             parts = [position, *facts, *([f"return: {scores}"] if scores else [])]
             self._console.print("  ".join(parts), markup=False)
@@ -197,13 +198,19 @@ class Progress:
             self._console.show_cursor(True)
         self._live.update(self._display(env_steps, facts), refresh=True)
 
-    def _speed(self, now: float, env_steps: int) -> list[str]:
-        then, steps_then = self._recent[0]
-        if now <= then or env_steps <= steps_then:
+    def _share(self, env_steps: int) -> float:
+        """Of the budget that is spent; the last iteration may pass its end."""
+        return min(1.0, env_steps / self._total)
+
+    def _pace(self, env_steps: int) -> list[str]:
+        rate = self._speed.rate
+        if not rate:
             return []
-        rate = (env_steps - steps_then) / (now - then)
-        left = max(self._total - env_steps, 0) / rate
-        return [f"{rate:,.0f} steps/s", f"{_duration(left)} left"]
+        facts = [f"{rate:,.0f} steps/s"]
+        if env_steps > self._warmup:
+            left = max(self._total - env_steps, 0) / rate * self._speed.stretch
+            facts.append(f"{_duration(left)} left")
+        return facts
 
     def _state(self, row: Mapping[str, float]) -> list[str]:
         facts = []
@@ -220,7 +227,7 @@ class Progress:
         return [*facts, f"memory {self._memory() / 2**30:.1f} GiB"]
 
     def _display(self, env_steps: int, facts: Sequence[str]) -> rich.console.Group:
-        share = min(1.0, env_steps / self._total)
+        share = self._share(env_steps)
         head = rich.table.Table.grid(padding=(0, 1))
         head.add_row(
             rich.progress_bar.ProgressBar(total=1.0, completed=share, width=20),

@@ -105,6 +105,13 @@ def test_without_a_model_the_prior_acts_and_the_sizes_come_from_the_environments
         ([[[0.1, 0.3]]], REACH, r"\[1, 1, 2\]; give \[o\] or \[N, o\]"),
         ([0.1, np.nan], REACH, "not finite"),
         ([[0.1, 0.3, 0.0]] * 2, [REACH, "toy/x"], "'toy/x'"),
+        ([0.1, 0.3], None, f"named by a text, .* got None; choose one of {REACH}"),
+        ([0.1, 0.3], 0, "named by a text, .* got 0"),
+        ([0.1, 0.3], [0], "named by a text, got 0"),
+        (None, REACH, "a NoneType is no array of numbers"),
+        ("left", REACH, "a str is no array of numbers"),
+        ({"x": 0.1}, REACH, "a dict is no array of numbers .*np.concatenate"),
+        ([[0.1, 0.3], [0.1]], [REACH, REACH], "a list is no array of numbers"),
     ],
 )
 def test_what_it_cannot_act_on_is_named(agent, observation, task, message):
@@ -117,6 +124,16 @@ def test_a_wrong_plan_or_policy_is_named(agent):
         agent.plan([0.1, 0.3], REACH, jnp.zeros((1, 3, 2)))
     with pytest.raises(AgentError, match="no policy 'plan'; did you mean planner"):
         agent.act([0.1, 0.3], REACH, policy="plan")
+    with pytest.raises(AgentError, match="no policy 1; choose one of"):
+        agent.act([0.1, 0.3], REACH, policy=1)
+    with pytest.raises(AgentError, match="a str is no array of numbers"):
+        agent.plan([0.1, 0.3], REACH, "warm")
+
+
+@pytest.mark.parametrize("key", [0, jax.random.PRNGKey(0), jax.random.split(jax.random.key(0))])
+def test_a_key_that_is_none_is_named(agent, key):
+    with pytest.raises(AgentError, match=r"must be one typed key, as jax.random.key\(0\)"):
+        agent.act([0.1, 0.3], REACH, key=key)
 
 
 def test_a_folder_without_a_run_or_a_checkpoint_is_refused(run, tmp_path):

@@ -57,7 +57,7 @@ class Raising(Drift):
 
 
 class Cutting(Drift):
-    """Truncates by itself beyond a bound."""
+    """Truncates by itself beyond a bound, and terminates beyond the next."""
 
     def step(self, action):
         observation, reward, terminated, _, info = super().step(action)
@@ -97,8 +97,8 @@ def test_it_goes_as_gymnasiums_own(env_id):
         scaled = low + (action.astype(float) + 1.0) * 0.5 * (high.astype(float) - low)
         observation, reward, terminated, _, _ = theirs.step(scaled.astype(low.dtype))
         taken, values = turns[step % 2].step(taken, action)
-        np.testing.assert_array_equal(values[:-2], observation.astype(np.float32))
-        np.testing.assert_array_equal(values[-2:], np.array([reward, terminated], np.float32))
+        np.testing.assert_array_equal(values[:-3], observation.astype(np.float32))
+        np.testing.assert_array_equal(values[-3:], np.array([reward, terminated, 0], np.float32))
         if terminated:
             break
 
@@ -156,16 +156,32 @@ def test_what_does_not_do_is_refused_with_its_reason(env_id, says):
         gym_adapter.GymEnvironment(env_id)
 
 
-@pytest.mark.parametrize(
-    ("kind", "says"),
-    [("Raising", "RuntimeError: it broke"), ("Cutting", "ValueError: it truncated an episode by")],
-)
-def test_what_a_step_raises_comes_with_the_task(kind, says):
-    environment = gym_adapter.GymEnvironment(f"{kind}-v0", trial_steps=1)
+def test_what_a_step_raises_comes_with_the_task():
+    environment = gym_adapter.GymEnvironment("Raising-v0", trial_steps=1)
     played = _play(environment, 4)
     assert not played.valid[:, 0].all()
-    with pytest.raises(host.HostError, match=f"^gym/{kind}-v0: its simulator raised {says}"):
+    says = "^gym/Raising-v0: its simulator raised RuntimeError: it broke"
+    with pytest.raises(host.HostError, match=says):
         host.raise_failure()
+
+
+def test_an_environment_that_truncates_by_itself_does_not_terminate():
+    played = _play(gym_adapter.GymEnvironment("Cutting-v0"), 5)
+    assert not host.has_failed() and played.valid.all()
+    # 3 a step from 0 passes 5 in the second; the episode then begins anew.
+    np.testing.assert_array_equal(played.truncation[:, 0], [0, 1, 0, 1, 0])
+    assert not played.termination.any() and not played.truncation[:, 1].any()
+    assert np.abs(played.next_observation[:, 0, 0] - [3, 6, 3, 6, 3]).max() < 0.2
+
+
+def test_an_end_by_both_is_a_termination():
+    simulator = gym_simulator.GymSimulator("gym/Cutting-v0", "Cutting-v0")
+    taken, _ = simulator.reset(0)
+    ends = []
+    for _ in range(3):
+        taken, values = simulator.step(taken, np.ones(1, np.float32))
+        ends.append(tuple(values[-2:]))
+    assert ends == [(0, 0), (0, 1), (1, 0)]
 
 
 def test_a_snapshot_of_another_model_is_refused():

@@ -70,3 +70,21 @@ def test_encoder_and_embedding_take_a_share_of_the_step_size():
     slow = model.encoder_learning_rate_scale * model.learning_rate
     expected = [slow] * 3 + [model.learning_rate] * 4
     np.testing.assert_allclose([-updates[name][0] for name in names], expected, rtol=1e-4)
+
+
+def test_step_sizes_fall_over_a_budget_beyond_32_bits():
+    """10^12 transitions make 5 * 10^11 updates, of which half are done here."""
+    cfg, steps = config(), 5 * 10**11
+    optimizer = make_optimizers(cfg, iterations=10**11, transitions=10).world_model
+    params = {"dynamics": jnp.zeros(1)}
+    state = optimizer.init(params)
+    gradient = {"dynamics": jnp.ones(1)}
+    _, state = optimizer.update(gradient, state, params)
+    half = jnp.array([steps // 2 % 2**32, steps // 2 // 2**32], jnp.uint32)
+    old = [leaf for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.uint32]
+    assert len(old) == 1 and old[0].tolist() == [1, 0]
+    state = jax.tree.map(lambda leaf: half if leaf.dtype == jnp.uint32 else leaf, state)
+    updates, _ = optimizer.update(gradient, state, params)
+    np.testing.assert_allclose(
+        -updates["dynamics"][0], 0.55 * cfg.world_model.learning_rate, rtol=1e-4
+    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from m3po_jax import config as config_lib
 from m3po_jax.learning import episodes, replay_updates, rollout, train_step
-from m3po_jax.ops import statistics
+from m3po_jax.ops import counting, statistics
 from m3po_jax.replay import buffer
 from m3po_jax.training.experiment import make_experiment
 from m3po_jax.workdir.checkpoint import Checkpointer
@@ -78,7 +79,7 @@ def test_one_trace_and_no_transfer(step, states):
 def test_updates_are_paid_per_transition(states):
     # 96 random env steps are two iterations of 48; their 12 updates come with the first 6 of the
     # third iteration, which are three times the usual ones.
-    counts = [int(state.updates) for state, _ in states]
+    counts = [counting.whole(state.updates) for state, _ in states]
     assert counts == [0, 0, 0, 18, 24, 30, 36]
     assert [int(state.replay.size) for state, _ in states] == [0, 4, 8, 12, 16, 20, 24]
 
@@ -87,7 +88,7 @@ def test_a_long_random_phase_is_made_up_for_in_several_iterations(step, states):
     # 40 updates owed and 6 of this iteration: 18 now, 28 stay owed.
     state = states[-1][0]
     after, _ = step(state.replace(update_debt=jnp.full((), 40.0)))
-    assert int(after.updates) - int(state.updates) == 18
+    assert counting.whole(after.updates) - counting.whole(state.updates) == 18
     assert float(after.update_debt) == 28.0
 
 
@@ -236,3 +237,23 @@ def test_without_a_bonus_nothing_of_it_is_computed():
     shapes = jax.eval_shape(train_step.make_train_step(experiment), experiment.state_shapes())
     assert "explorers" not in shapes[0].agent.params.world_model
     assert not any(name.startswith("exploration") for name in shapes[1])
+
+
+@pytest.mark.parametrize(
+    ("warmup", "iteration", "random"),
+    [
+        (101, 10, True),
+        (101, 11, False),
+        (3 * 10**8, 3 * 10**7 - 1, True),  # float32 knows 3e7 - 1 as 3e7
+        (3 * 10**8, 3 * 10**7, False),
+        (10**12, 2**31 - 2, True),
+        (10**12, 2**31 - 1, False),
+    ],
+)
+def test_the_warmup_ends_with_its_last_iteration(warmup, iteration, random):
+    config = dataclasses.replace(
+        SMALL, train=config_lib.TrainConfig(total_env_steps=10**13, warmup_env_steps=warmup)
+    )
+    parts = types.SimpleNamespace(config=config, env_steps_per_iteration=10)
+    state = types.SimpleNamespace(iteration=jnp.asarray(iteration, jnp.int32))
+    assert bool(train_step._is_random(state, parts)) == random

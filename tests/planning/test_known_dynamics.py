@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3po_jax.config import PlannerConfig
+from m3po_jax.config import ConfigError, PlannerConfig
 from m3po_jax.planning.known_dynamics import KnownDynamics, make_planner
 
 GOAL = np.array([0.6, -0.3], np.float32)
@@ -65,3 +65,21 @@ def test_it_avoids_what_its_model_cannot_predict(key, fault):
     assert np.isfinite(decision.plan_mean).all()
     # At most 0.2 now and, discounted, 0.2 again.
     assert 0.2 < decision.value < 0.4
+
+
+@pytest.mark.parametrize(
+    ("state", "dynamics", "says"),
+    [
+        ({"x": jnp.zeros(2)}, step, r"the state is a dict; make it one array \[S\]"),
+        (None, step, "the state is a NoneType"),
+        (jnp.zeros((1, 2)), step, r"the state has the shape \[1, 2\] .* jax.vmap"),
+        (jnp.zeros(2), lambda s, a: s, "the dynamics returned a .*Tracer; return .next state, rew"),
+        (jnp.zeros(2), lambda s, a: ({"x": s}, 0.0), "the next state of the dynamics is a dict"),
+        (jnp.zeros(2), lambda s, a: (s[:1], 0.0), r"next state .* shape \[1\] and must have \[2\]"),
+        (jnp.zeros(2), lambda s, a: (s, s), r"the reward .* shape \[2\] and must have \[\]"),
+    ],
+)
+def test_what_is_no_array_is_refused_by_its_name(key, state, dynamics, says):
+    planner = make_planner(KnownDynamics(dynamics, action_size=2), action_size=2, config=CFG)
+    with pytest.raises(ConfigError, match=says):
+        planner(state, jnp.zeros((2, 2)), key)

@@ -25,7 +25,7 @@ def test_a_state_beyond_memory_is_refused_with_its_bytes(monkeypatch):
     with pytest.raises(MemoryShortage) as caught:
         memory.require_room({**small, "replay": [abstract(GIB // 4, 8), abstract(0)]})
     text = str(caught.value)
-    assert "needs 9.0 GiB and" in text and "has 3.0 GiB free" in text
+    assert "needs at least 9.0 GiB and" in text and "has 3.0 GiB free" in text
     assert "agent 1.0 GiB, replay 8.0 GiB" in text
 
 

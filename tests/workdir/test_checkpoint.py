@@ -1,5 +1,6 @@
 import json
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3po_jax.workdir import stored_leaves
+from m3po_jax.workdir import checkpoint, stored_leaves
 from m3po_jax.workdir.checkpoint import Checkpointer, CheckpointError
 from m3po_jax.workdir.metrics import MetricsError, MetricsWriter
 from tests.workdir.saved_states import (
@@ -307,3 +308,27 @@ def test_empty_arrays_come_back(tmp_path):
     for name, leaf in state.items():
         assert restored[name].dtype == leaf.dtype
         np.testing.assert_array_equal(restored[name], leaf)
+
+
+@pytest.mark.parametrize(
+    ("number", "writer"), [(1, "m3po_jax 0.1.0 of commit [0-9a-f]{7} or before"), (3, "a later v")]
+)
+@pytest.mark.parametrize("part", [False, True])
+def test_another_format_is_refused_with_who_wrote_it(tmp_path, monkeypatch, number, writer, part):
+    state = {"agent": {"x": jnp.ones(3)}}
+    with monkeypatch.context() as other, Checkpointer(tmp_path) as checkpointer:
+        other.setattr(checkpoint, "FORMAT", number)
+        checkpointer.save(1, state, {"n": 1})
+    if number == 1:  # it had no number then
+        file = tmp_path / "checkpoints" / "1" / "meta" / "metadata"
+        written = json.loads(file.read_text())
+        assert written.pop("format") == 1
+        file.write_text(json.dumps(written))
+    with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError) as caught:
+        if part:
+            checkpointer.restore_part("agent", state["agent"])
+        else:
+            checkpointer.restore_latest({"agent": {"x": jnp.ones(4)}})
+    text = str(caught.value)
+    assert re.search(rf"1 has format {number}, which {writer}.* this version reads format 2", text)
+    assert "config.json" in text and "another --workdir" in text

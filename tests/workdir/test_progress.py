@@ -1,4 +1,5 @@
 import io
+import itertools
 import math
 import os
 import pty
@@ -21,9 +22,9 @@ class Clock:
         return self.now
 
 
-def row(env_steps, returns, **others):
+def row(env_steps, returns, *, rate=100.0, **others):
     named = {f"rollout/episode_return/{task}": value for task, value in returns.items()}
-    return {"env_steps": env_steps, **named, **others}
+    return {"env_steps": env_steps, "env_steps_per_second": rate, **named, **others}
 
 
 def make(total, stream, **settings):
@@ -67,8 +68,47 @@ def test_the_speed_is_that_of_the_last_minute():
     for rate in [1000] * 60 + [10] * 120:  # fast random steps, then slow learning ones
         clock.now += 1.0
         steps += rate
-        shown.update(row(steps, {}))
+        shown.update(row(steps, {}, rate=rate))
     assert "  10 steps/s  " in stream.getvalue().splitlines()[-1]
+
+
+def minutes_left(lines):
+    found = [re.search(r"(?:(\d+)h )?(\d+)m (?:(\d+)s )?left", line) for line in lines]
+    return [60 * int(f[1] or 0) + int(f[2]) + int(f[3] or 0) / 60 for f in found if f]
+
+
+def test_what_is_left_does_not_jump_at_evaluations():
+    """A step a second, and an evaluation of two minutes after every 1,000: 1.12 s a step in all."""
+    clock, stream = Clock(), io.StringIO()
+    shown = make(10_000, stream, min_interval_s=0.001, clock=clock)
+    for step in range(1, 10_001):
+        clock.now += 121.0 if step % 1000 == 1 and step > 1 else 1.0
+        shown.update(row(step, {}, rate=1.0))
+    lines = stream.getvalue().splitlines()
+    left = minutes_left(lines)
+    assert len(left) == 9_999
+    for before, after in itertools.pairwise(left):
+        assert after < 1.13 * before + 0.1
+    assert left[5_499] == pytest.approx(4_500 * 1.1 / 60, rel=0.02)
+    assert "  1 steps/s  " in lines[-1]
+
+
+def test_what_is_left_is_told_once_learning_has_begun():
+    clock, stream = Clock(), io.StringIO()
+    shown = make(2_000, stream, min_interval_s=0.001, clock=clock, warmup_env_steps=1_000)
+    for step in range(100, 2_001, 100):
+        rate = 1000.0 if step <= 1_000 else 10.0
+        clock.now += 100.0 / rate
+        shown.update(row(step, {}, rate=rate))
+    lines = stream.getvalue().splitlines()
+    assert not any("left" in line for line in lines[:10])
+    assert "  1,000 steps/s  " in lines[9] and "  10 steps/s  1m 30s left" in lines[10]
+
+
+def test_an_iteration_beyond_the_budget_is_all_of_it():
+    stream = io.StringIO()
+    make(100, stream).update(row(128, {}))
+    assert stream.getvalue().startswith("128/100 env steps  100%  ")
 
 
 def test_lines_are_plain_and_whole_in_a_file():

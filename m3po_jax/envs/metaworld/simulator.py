@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 from mujoco import batch as mujoco_batch
 
+from m3po_jax.envs import mujoco_log
 from m3po_jax.envs.metaworld import library
 from m3po_jax.envs.metaworld.scene import Definition, Read
 
@@ -71,6 +72,7 @@ class Simulator:
         Raises:
             ConfigError: A file of the scene is missing.
         """
+        mujoco_log.keep_out_of_folder()
         self._name, self._fixed = name, tuple(definition.all_starts)
         self._env = library.make(name)
         self._goals = library.goals(name)
