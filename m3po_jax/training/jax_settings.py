@@ -1,5 +1,7 @@
 """Settings of JAX that a run cannot have, told before anything is computed."""
 
+from typing import Any
+
 import jax
 
 from m3po_jax.config import ConfigError
@@ -13,12 +15,13 @@ def require_usable() -> None:
     Raises:
         ConfigError: Names the setting of JAX, why it does not do and the remedy.
     """
-    if jax.config.jax_enable_x64:
+    settings: Any = jax.config
+    if settings.jax_enable_x64:
         raise ConfigError(
             "JAX_ENABLE_X64 is on (jax_enable_x64), and agents and their checkpoints are float32; "
             "set JAX_ENABLE_X64=0"
         )
-    prng = jax.config.jax_default_prng_impl
+    prng = settings.jax_default_prng_impl
     if prng != _PRNG:
         raise ConfigError(
             f"JAX_DEFAULT_PRNG_IMPL={prng} (jax_default_prng_impl), and runs and their checkpoints "
@@ -30,7 +33,7 @@ def require_usable() -> None:
     except RuntimeError as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise ConfigError(
-            f"JAX finds no device for JAX_PLATFORMS={jax.config.jax_platforms or ''}: {reason}; "
+            f"JAX finds no device for JAX_PLATFORMS={settings.jax_platforms or ''}: {reason}; "
             "install JAX for it, or unset JAX_PLATFORMS to use what is there"
         ) from error
 
