@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from m3po_jax.config import from_config_dict
 from m3po_jax.training import memory
+from m3po_jax.training.experiment import make_experiment
 from m3po_jax.training.memory import MemoryShortage
+from tests.integration import tiny_config
 
 GIB = 2**30
 
@@ -62,3 +65,15 @@ def test_what_is_free_on_the_host(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("30000\n")
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 4000\n")
     assert memory.free_bytes(device("cpu")) == 14_000
+
+
+def test_plans_of_millions_of_samples_are_refused_before_they_compile(monkeypatch):
+    """A sample holds 2 steps of 2 actions, a latent of 8 and a layer of 8: 20 float32."""
+    config = tiny_config.get_config()
+    config.planner.num_samples = 16_000_000
+    experiment = make_experiment(from_config_dict(config))
+    assert experiment.env.batch_size == 2
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 2 * 16_000_000 * 20 * 4)
+    text = r"plans of 16,000,000 samples \(planner.num_samples\) 2\.4 GiB"
+    with pytest.raises(MemoryShortage, match=text):
+        experiment.require_room()
