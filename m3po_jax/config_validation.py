@@ -1,7 +1,7 @@
 """Refuses settings that cannot work, before JAX is imported or anything is compiled."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from m3po_jax.config import (
@@ -28,12 +28,15 @@ def validate(config: Config) -> None:
     """
     check(config)
     load = task_load(config)
-    for request in registry.parse_tasks(config.tasks):
+    requests = registry.parse_tasks(config.tasks)
+    for request in requests:
         registry.check_available(request)
-    _check_network(config)
+    registry.variations_of(requests, config.variations, seed=config.seed)
+    _check_network(config, load)
     check_planner(config.planner)
     _check_policy(config)
     _check_encoder(config)
+    _check_context(config, requests)
     _check_exploration(config)
     if config.has_model:
         _check_model_data(config, load)
@@ -47,8 +50,8 @@ def validate(config: Config) -> None:
         raise ConfigError(conflict)
 
 
-def _check_network(config: Config) -> None:
-    network = resolve_network(config.network, len(config.tasks))
+def _check_network(config: Config, load: Load) -> None:
+    network = resolve_network(config.network, load.num_tasks)
     group = network.simplex_size
     if network.latent_size % group:
         lower = network.latent_size // group * group
@@ -124,6 +127,17 @@ def _check_encoder(config: Config) -> None:
             )
 
 
+def _check_context(config: Config, requests: Sequence[registry.TaskRequest]) -> None:
+    for index, request in enumerate(requests):
+        if request.options.get("context") == "given" and not config.has_model:
+            raise setting_error(
+                f"tasks[{index}]",
+                config.tasks[index],
+                "gives its context to a task embedding, and network.encoder = 'observation' has "
+                "none; write context=hidden",
+            )
+
+
 def _check_model_data(config: Config, load: Load) -> None:
     unroll = config.env.unroll_length
     for part in ("world_model", "planner"):
@@ -140,14 +154,14 @@ def _check_model_data(config: Config, load: Load) -> None:
         raise setting_error(
             "world_model.batch_size",
             batch_size,
-            f"leaves out some of {len(config.tasks)} tasks (replay_weight {load.replay_round} in "
+            f"leaves out some of {load.num_tasks} tasks (replay_weight {load.replay_round} in "
             f"all); give at least {load.replay_round}",
         )
     if config.replay.capacity < load.transitions:
         raise setting_error(
             "replay.capacity",
             config.replay.capacity,
-            f"does not hold one unroll ({unroll} steps of {sum(load.num_envs)} environments); "
+            f"does not hold one unroll ({unroll} steps of {sum(load.rows)} environments); "
             f"give at least {load.transitions}",
         )
 
@@ -170,7 +184,7 @@ def _check_budget(config: Config, load: Load) -> None:
             "train.warmup_env_steps",
             train.warmup_env_steps,
             f"does not fill one window of {config.world_model.horizon} agent steps in "
-            f"{sum(load.num_envs)} environments; give at least {window}",
+            f"{sum(load.rows)} environments; give at least {window}",
         )
     if train.total_env_steps <= train.warmup_env_steps:
         raise setting_error(

@@ -31,6 +31,9 @@ class TaskSpec:
         discount: Discount per agent step.
         can_terminate: Whether an episode can end by termination (not by time).
         replay_weight: How many windows of the task are replayed for one of a task of weight 1.
+        family: Name of the family that it is a variation of; empty for a task of its own.
+        context: Normalised parameters that the agent is told, by which unseen values mean something
+            too; as long for all tasks of a run that have any, empty where it is told none.
     """
 
     name: str
@@ -41,6 +44,13 @@ class TaskSpec:
     discount: float
     can_terminate: bool
     replay_weight: int = 1
+    family: str = ""
+    context: tuple[float, ...] = ()
+
+    @property
+    def shown_as(self) -> str:
+        """The name of the line that shows it: a family has one."""
+        return self.family or self.name
 
 
 def action_masks(specs: Sequence[TaskSpec]) -> np.ndarray:
@@ -57,12 +67,15 @@ class BatchLayout:
     block holds the tasks one after the other, equally many environments of each as every other
     block. So a contiguous share of the blocks is a share of every task: any number of devices that
     divides all of `num_envs` can split the batch, and the batch does not depend on that number.
+    Tasks of one environment object, the variations of a family, take turns within its place.
 
     Attributes:
-        num_envs: Environments of each task, at least 1.
+        num_envs: Environments of each task, at least 1; equal within an object.
+        objects: Tasks of each environment object, which follow each other; one each if empty.
     """
 
     num_envs: tuple[int, ...]
+    objects: tuple[int, ...] = ()
 
     @property
     def num_blocks(self) -> int:
@@ -75,30 +88,50 @@ class BatchLayout:
         return tuple(n // self.num_blocks for n in self.num_envs)
 
     @property
+    def tasks_of(self) -> tuple[np.ndarray, ...]:
+        """The tasks of each object, int32."""
+        counts = self.objects or (1,) * len(self.num_envs)
+        tasks = np.arange(len(self.num_envs), dtype=np.int32)
+        return tuple(np.split(tasks, np.cumsum(counts)[:-1]))
+
+    @property
+    def object_envs(self) -> tuple[int, ...]:
+        """Environments of each object."""
+        return tuple(len(tasks) * self.num_envs[tasks[0]] for tasks in self.tasks_of)
+
+    @property
     def task_id(self) -> np.ndarray:
         """The task of each row, `[B]` int32."""
-        block = np.repeat(np.arange(len(self.num_envs), dtype=np.int32), self.sizes)
-        return np.tile(block, self.num_blocks)
+        turns = [np.tile(tasks, self.sizes[tasks[0]]) for tasks in self.tasks_of]
+        return np.tile(np.concatenate(turns), self.num_blocks)
 
     def row(self, task_id: jax.Array, env: jax.Array) -> jax.Array:
         """Rows `[...]` of the environments `env [...]`, counted within their tasks `[...]`."""
-        sizes = jnp.asarray(self.sizes, jnp.int32)
-        offsets = jnp.cumsum(sizes) - sizes
-        block, place = jnp.divmod(env, sizes[task_id])
-        return block * sum(self.sizes) + offsets[task_id] + place
+        sizes = np.asarray(self.sizes, np.int32)
+        begins = np.concatenate(
+            [np.arange(len(tasks)) + np.sum(sizes[: tasks[0]]) for tasks in self.tasks_of]
+        )
+        strides = np.concatenate([np.full(len(tasks), len(tasks)) for tasks in self.tasks_of])
+        block, place = jnp.divmod(env, jnp.asarray(sizes)[task_id])
+        begin, stride = (jnp.asarray(x, jnp.int32)[task_id] for x in (begins, strides))
+        return block * sum(self.sizes) + begin + place * stride
+
+    def of(self, objects: Sequence[int]) -> "BatchLayout":
+        """The layout of some of the objects, by their index."""
+        tasks = [self.tasks_of[k] for k in objects]
+        num_envs = tuple(self.num_envs[task] for each in tasks for task in each)
+        return BatchLayout(num_envs, tuple(map(len, tasks)))
 
     def join(self, parts: Sequence[jax.Array]) -> jax.Array:
-        """The batch `[B, ...]` of the tasks' arrays `[N_k, ...]`."""
-        blocks = [
-            x.reshape(self.num_blocks, size, *x.shape[1:])
-            for x, size in zip(parts, self.sizes, strict=True)
-        ]
+        """The batch `[B, ...]` of the objects' arrays `[N_k, ...]`."""
+        blocks = [x.reshape(self.num_blocks, -1, *x.shape[1:]) for x in parts]
         return jnp.concatenate(blocks, axis=1).reshape(-1, *parts[0].shape[1:])
 
     def split(self, batch: jax.Array) -> tuple[jax.Array, ...]:
-        """The tasks' arrays `[N_k, ...]` of a batch `[B, ...]`."""
+        """The objects' arrays `[N_k, ...]` of a batch `[B, ...]`."""
         blocks = batch.reshape(self.num_blocks, -1, *batch.shape[1:])
-        parts = jnp.split(blocks, np.cumsum(self.sizes)[:-1].tolist(), axis=1)
+        ends = np.cumsum(self.object_envs)[:-1] // self.num_blocks
+        parts = jnp.split(blocks, ends.tolist(), axis=1)
         return tuple(x.reshape(-1, *batch.shape[1:]) for x in parts)
 
 

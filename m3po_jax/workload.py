@@ -3,7 +3,7 @@
 import dataclasses
 
 from m3po_jax.config import Config, ConfigError, setting_error
-from m3po_jax.envs import registry
+from m3po_jax.envs import families, registry
 from m3po_jax.envs.placement import place_tasks
 
 
@@ -12,16 +12,28 @@ class Load:
     """What a config collects, computed from its task names alone.
 
     Attributes:
-        num_envs: Environments of each task.
+        num_envs: Environments of each task that is listed, of a family those of each variation.
+        sizes: Tasks that each one listed stands for: the variations of a family, else one.
         replay_round: Windows of a batch in which each task comes as often as its weight says.
         transitions: Agent steps of one unroll over all environments.
         env_steps: Simulator steps of one unroll, action repeats counted.
     """
 
     num_envs: tuple[int, ...]
+    sizes: tuple[int, ...]
     replay_round: int
     transitions: int
     env_steps: int
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks of the agent."""
+        return sum(self.sizes)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Environments of each task that is listed, over all variations of a family."""
+        return tuple(n * size for n, size in zip(self.num_envs, self.sizes, strict=True))
 
 
 def task_load(config: Config) -> Load:
@@ -34,7 +46,7 @@ def task_load(config: Config) -> Load:
         raise setting_error(
             "tasks", config.tasks, "names no task; give at least one, such as ('toy/PointReachA',)"
         )
-    num_envs, repeats, weights, seen = [], [], [], set()
+    num_envs, sizes, repeats, weights, seen = [], [], [], [], set()
     for index, name in enumerate(config.tasks):
         try:
             request = registry.parse_task(name)
@@ -46,11 +58,13 @@ def task_load(config: Config) -> Load:
             )
         seen.add(request.name)
         num_envs.append(int(request.options.get("num_envs", config.env.num_envs)))
-        weights.append(int(request.options.get("replay_weight", 1)))
+        sizes.append(families.size_of(request.options))
+        weights.append(sizes[-1] * int(request.options.get("replay_weight", 1)))
         repeats.append(registry.action_repeat(request, config.env))
     length = config.env.unroll_length
-    env_steps = length * sum(n * repeat for n, repeat in zip(num_envs, repeats, strict=True))
-    return Load(tuple(num_envs), sum(weights), length * sum(num_envs), env_steps)
+    rows = [n * size for n, size in zip(num_envs, sizes, strict=True)]
+    env_steps = length * sum(n * repeat for n, repeat in zip(rows, repeats, strict=True))
+    return Load(tuple(num_envs), tuple(sizes), sum(weights), length * sum(rows), env_steps)
 
 
 def policy_samples(config: Config, load: Load) -> int:
@@ -88,7 +102,7 @@ def device_conflict(config: Config, num_devices: int) -> str | None:
     if config.has_model and size % unit:
         return (
             f"config.world_model.batch_size = {size} does not divide evenly over "
-            f"{len(config.tasks)} tasks "
+            f"{load.num_tasks} tasks "
             f"(replay_weight {load.replay_round} in all) on {num_devices} devices "
             "(train.num_devices); "
             f"nearest: {_nearest_multiple(size, unit)}"
@@ -116,10 +130,8 @@ def _placement_conflict(config: Config, load: Load, num_devices: int) -> str | N
             f"{problem} (train.num_devices): there are only {num_tasks} tasks and each goes to one "
             f"device; use at most {num_tasks} devices, or 'sharded'"
         )
-    if place_tasks(load.num_envs, (1.0,) * num_tasks, num_devices) is None:
-        counts = ", ".join(
-            f"{name}: {n}" for name, n in zip(config.tasks, load.num_envs, strict=True)
-        )
+    if place_tasks(load.rows, (1.0,) * num_tasks, num_devices) is None:
+        counts = ", ".join(f"{name}: {n}" for name, n in zip(config.tasks, load.rows, strict=True))
         return (
             f"{problem} (train.num_devices): the tasks' environments ({counts}) cannot be "
             f"distributed equally; give every task the same number (env.num_envs, without the "

@@ -202,7 +202,11 @@ def rules():
 
 
 def test_every_setting_has_a_rule():
-    free = {"tasks", *(key for key, kind in config_lib.field_types().items() if kind is bool)}
+    free = {
+        "tasks",
+        "variations",
+        *(key for key, kind in config_lib.field_types().items() if kind is bool),
+    }
     assert set(rules()) == set(config_lib.field_types())
     assert {key for key, rule in rules().items() if rule is None} == free
     ranges = {key for key, rule in rules().items() if isinstance(rule, config_lib.Range)}
@@ -262,7 +266,7 @@ def test_task_options_count_in_the_load():
     tree = make(tasks=("toy/PointReachA?num_envs=2&action_repeat=1", "toy/PointReachB"))
     load = workload.task_load(config_lib.from_config_dict(tree))
     # 8 steps of 2 and 8 environments; 1 and 4 simulator steps each
-    assert load == workload.Load((2, 8), 2, 80, 8 * (2 * 1 + 8 * 4))
+    assert load == workload.Load((2, 8), (1, 1), 2, 80, 8 * (2 * 1 + 8 * 4))
 
 
 def test_the_length_of_an_agent_step_counts_in_the_load():

@@ -18,7 +18,7 @@ from brax import envs as brax_envs
 from brax import fluid
 from mujoco_playground import dm_control_suite
 
-from m3po_jax.envs import playground_adapter, registry
+from m3po_jax.envs import playground_adapter, registry, task_options
 from m3po_jax.envs.catalog import CATALOG
 
 
@@ -170,7 +170,7 @@ class TestBrax:
         assert unit != ("ctrl_range" in inspect.getsource(type(environment).step))
 
     def test_swimmer_has_one_backend(self):
-        for backend in registry.BRAX_BACKENDS:
+        for backend in task_options.BRAX_BACKENDS:
             if backend != "generalized":
                 with pytest.raises(ValueError, match="Unsupported backend"):
                     brax_envs.get_environment("swimmer", backend=backend)

@@ -17,8 +17,9 @@ from ml_collections import config_flags
 from m3po_jax import presets
 from m3po_jax.cli import config_argument, output
 from m3po_jax.config import Config, ConfigError, UserError, unknown_key
+from m3po_jax.envs import registry
 from m3po_jax.version import VERSION
-from m3po_jax.workdir import best, folder, streams
+from m3po_jax.workdir import best, folder, record, streams
 from m3po_jax.workdir.preemption import PREEMPTED, Preempted
 from m3po_jax.workload import task_load
 
@@ -115,6 +116,16 @@ def open_run(
 
     processes.join(*where)
     return processes.shared_workdir(path, config, overwrite=overwrite)
+
+
+def settled(config: Config, path: pathlib.Path, *, overwrite: bool) -> Config:
+    """Returns the config with the variations of its families: those of a run that is resumed.
+
+    Raises:
+        UserError: The folder holds a run that cannot be read.
+    """
+    resumes = folder.has_begun(path) and (path / record.CONFIG_FILE).exists() and not overwrite
+    return registry.settled(config, folder.read_config(path) if resumes else None)
 
 
 def tell(opened: folder.Workdir) -> None:

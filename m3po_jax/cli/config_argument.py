@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from m3po_jax import presets
 from m3po_jax.config import Config, ConfigError, field_types, setting_error, unknown_key
+from m3po_jax.envs import families
 
 
 def resolve(argv: Sequence[str]) -> tuple[list[str], str | None]:
@@ -121,7 +122,9 @@ def _one_name_each(argv: Sequence[str]) -> list[str]:
         flag = f"--{flag.lstrip('-')}"
         if argument.startswith("-") and flag in several:
             value = value if equals else next(arguments, "")
-            split += [f"{flag}={name}" for name in value.split(",")]
+            # In quotes a comma is part of the name.
+            names = [repr(n) if "," in n else n for n in families.split_names(value)]
+            split += [f"{flag}={name}" for name in names]
         else:
             split.append(argument)
     return split

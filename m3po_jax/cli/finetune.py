@@ -36,6 +36,7 @@ def main() -> None:
     validate(config)
     source = paths.named_by("from")
     origin = Origin(source, FLAGS.embedding, FLAGS.replay == "old")
+    config = command_line.settled(config, path, overwrite=FLAGS.overwrite)
     config = startable_config(config, path, origin, overwrite=FLAGS.overwrite)
     with (
         folder.open_workdir(

@@ -16,7 +16,7 @@ import rich.table
 from absl import flags
 
 from m3po_jax.cli import command_line
-from m3po_jax.envs import catalog, entry_points, registry
+from m3po_jax.envs import catalog, entry_points, task_options
 from m3po_jax.training import scores
 
 FLAGS = flags.FLAGS
@@ -25,20 +25,20 @@ _ENDLESS = 10_000  # characters
 
 def main() -> None:
     """Prints what is known of each task; loads no simulator."""
-    suites = [FLAGS.suite] if FLAGS.suite else [*catalog.CATALOG, registry.INSTALLED]
+    suites = [FLAGS.suite] if FLAGS.suite else [*catalog.CATALOG, task_options.INSTALLED]
     reasons = {suite: catalog.unavailable(suite) for suite in suites}
     records = [
         {
             "task": f"{suite}/{name}",
             **facts._asdict(),
-            "physics": registry.physics_of(suite, name),
+            "physics": task_options.physics_of(suite, name),
             "reference": scores.references(f"{suite}/{name}"),
             "available": reasons[suite] is None,
         }
         for suite in suites
         for name, facts in catalog.CATALOG.get(suite, {}).items()
     ]
-    installed = entry_points.entry_point_tasks() if registry.INSTALLED in suites else {}
+    installed = entry_points.entry_point_tasks() if task_options.INSTALLED in suites else {}
     unknown = {**dict.fromkeys((*catalog.TaskFacts._fields, "reference")), "physics": ()}
     for task in installed.values():
         records.append({"task": task.name, **unknown, "available": task.problem is None})
@@ -69,7 +69,7 @@ def main() -> None:
 
 def run() -> None:
     """Entry point of `m3po-tasks`."""
-    flags.DEFINE_enum("suite", None, [*catalog.CATALOG, registry.INSTALLED], "Only this suite.")
+    flags.DEFINE_enum("suite", None, [*catalog.CATALOG, task_options.INSTALLED], "Only this suite.")
     flags.DEFINE_bool("json", False, "Print JSON lines.")
     command_line.run(main, __doc__)
 

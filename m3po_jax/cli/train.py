@@ -39,6 +39,7 @@ def main() -> None:
     path = paths.named_by("workdir")
     config, sinks = command_line.chosen_logs(from_config_dict(FLAGS.config), path)
     validate(config)
+    config = command_line.settled(config, path, overwrite=FLAGS.overwrite)
     with preemption.stop_on_signals() as stop:
         command_line.use_compile_cache()
         with command_line.open_run(path, config, overwrite=FLAGS.overwrite) as opened:

@@ -52,7 +52,7 @@ def above(low: float) -> Range:
 def rule_of(field: dataclasses.Field) -> Range | tuple[str, ...] | None:
     """Returns what a setting may be: a range, or the choices for a name or for each of several.
 
-    None where its type says nothing: for flags, and for `tasks`, which the registry knows.
+    None where its type says nothing: for flags, and for names that the registry knows.
     """
     kind: Any = field.type
     if typing.get_origin(kind) is tuple:

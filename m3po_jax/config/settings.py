@@ -308,10 +308,13 @@ class Config:
     Attributes:
         seed: Seed of all random streams.
         tasks: Registry names, with options as in `brax/ant?backend=spring&num_envs=16`.
+        variations: Names of the variations of the tasks that are families; drawn by `seed` where a
+            run begins without any, and then written in its config.json.
     """
 
     seed: Annotated[int, Range(0, LARGEST_SEED)] = 0
     tasks: tuple[str, ...] = ()
+    variations: tuple[str, ...] = ()
     env: EnvConfig = EnvConfig()
     network: NetworkConfig = NetworkConfig()
     world_model: WorldModelConfig = WorldModelConfig()

@@ -41,7 +41,8 @@ class Environment(Protocol):
     a termination. Where the physics breaks down, the observation, the reward or the termination
     must be non-finite: `MultiTaskEnv` turns that into an invalid step, and so it does with an
     episode that begins so. One that asks for its physics by `physics.call` may say in a further
-    attribute `body` whose it shares. `contract.checked` holds a user's task to all this.
+    attribute `body` whose it shares. `contract.checked` holds a user's task to all this. That of a
+    family takes in `reset` behind the key the index `[]` of a variation, which its states carry.
 
     Attributes:
         observation_size: Size of the flat float32 observation.

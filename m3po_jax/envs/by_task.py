@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from m3po_jax.envs import base, host, physics, wrappers
-from m3po_jax.envs.multitask import MultiTaskEnv, MultiTaskState, Timestep
+from m3po_jax.envs.batch import MultiTaskState, Timestep
+from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.envs.placement import Placement
 from m3po_jax.types import BatchLayout
 
@@ -41,18 +42,19 @@ class ByTaskEnv:
 
         Args:
             env: All environments, of which every device can hold an equal share of every task.
-            placement: The tasks of each device, as `place_tasks` gives them.
+            placement: The objects of each device, tasks or families, as `place_tasks` gives them.
             axis_name: Mesh axes that the devices lie on.
         """
         devices = len(placement)
         self._placement = placement
         self._axis_name = axis_name
         self._parts = tuple(env.subset(tasks) for tasks in placement)
-        self._layout = BatchLayout(tuple(n // devices for n in env.num_envs))
+        shares = tuple(n // devices for n in env.num_envs)
+        self._layout = BatchLayout(shares, env.layout.objects)
         self._task_id = np.stack(
             [
-                np.asarray(tasks, np.int32)[part.task_id]
-                for tasks, part in zip(placement, self._parts, strict=True)
+                np.concatenate([env.layout.tasks_of[k] for k in objects])[part.task_id]
+                for objects, part in zip(placement, self._parts, strict=True)
             ]
         )
         self._states = env.state_shapes
@@ -140,7 +142,7 @@ class ByTaskEnv:
         parts = self._layout.split(words)
         # A contiguous share of a layout is a share of each of its tasks.
         groups = [
-            self._shared_layout(tasks).join([parts[k] for k in tasks]) for tasks in self._placement
+            self._layout.of(tasks).join([parts[k] for k in tasks]) for tasks in self._placement
         ]
         return self._all_to_all(jnp.stack(groups)).reshape(words.shape)
 
@@ -150,11 +152,8 @@ class ByTaskEnv:
         groups = self._all_to_all(words.reshape(devices, -1, words.shape[-1]))
         parts: dict[int, jax.Array] = {}
         for tasks, group in zip(self._placement, groups, strict=True):
-            parts.update(zip(tasks, self._shared_layout(tasks).split(group), strict=True))
+            parts.update(zip(tasks, self._layout.of(tasks).split(group), strict=True))
         return self._layout.join([parts[k] for k in range(len(parts))])
-
-    def _shared_layout(self, tasks: Sequence[int]) -> BatchLayout:
-        return BatchLayout(tuple(self._layout.num_envs[k] for k in tasks))
 
     def _all_to_all(self, groups: jax.Array) -> jax.Array:
         return jax.lax.all_to_all(groups, self._axis_name, split_axis=0, concat_axis=0)
@@ -170,7 +169,7 @@ def placement_text(env: MultiTaskEnv, placement: Placement | None, num_devices: 
     costs = step_costs(env)
     shares = [sum(costs[k] for k in tasks) / sum(costs) for tasks in placement]
     listed = [
-        f"  device {index}, {share:.0%} of the cost: {', '.join(env.specs[k].name for k in tasks)}"
+        f"  device {index}, {share:.0%} of the cost: {', '.join(env.names[k] for k in tasks)}"
         for index, (tasks, share) in enumerate(zip(placement, shares, strict=True))
     ]
     more = [f"  and {len(listed) - _LISTED} more devices"] if len(listed) > _LISTED else []
@@ -199,7 +198,8 @@ def step_costs(env: MultiTaskEnv) -> tuple[float, ...]:
 
     each = map(cost, env.environments, env.state_shapes)
     hidden = map(_cost_on_host, env.environments)
-    return tuple(n * (c + h) for n, c, h in zip(env.num_envs, each, hidden, strict=True))
+    numbers = env.layout.object_envs
+    return tuple(n * (c + h) for n, c, h in zip(numbers, each, hidden, strict=True))
 
 
 def _cost_on_host(environment: base.Environment) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from mujoco import mjx
 from mujoco_playground._src import mjx_env
 
-from m3po_jax.envs import physics
+from m3po_jax.envs import model_variations, physics
 
 _library_step, _library_forward = mjx_env.step, mjx.forward
 # With the model as an argument, all programs share one trace of it: that of collecting and that of
@@ -26,8 +26,10 @@ _POSE = ("qpos", "qvel", "mocap_pos", "mocap_quat")
 class Backend(Protocol):
     """Where the physics of a task of Playground's kind comes from."""
 
-    def asked_for(self) -> contextlib.AbstractContextManager[None]:
-        """A block in which a task that is traced asks for this physics."""
+    def asked_for(
+        self, variation: jax.Array | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """A block in which a task that is traced asks for this physics, of a family's variation."""
 
     def body(self, data: Any) -> physics.AnyBody | None:
         """What is shared with other tasks, if anything; of shapes of the task's data."""
@@ -48,22 +50,39 @@ class Backend(Protocol):
 class MjxPhysics:
     """MJX's physics, whichever its implementation; see `Backend`."""
 
-    def __init__(self, environment: Any, *, shared: bool):
+    def __init__(
+        self,
+        environment: Any,
+        *,
+        shared: bool,
+        varied: model_variations.Varied | None = None,
+    ):
         """Takes the task's own calls.
 
         Args:
             environment: Playground's.
             shared: Whether the task calls the physics once in a step, outside of loops and
                 branches, and so can have it computed with that of others of the same body.
+            varied: The models of a family, which is `shared`.
         """
         self._environment = environment
         self._shared = shared
+        self._varied = varied
 
-    def asked_for(self) -> contextlib.AbstractContextManager[None]:
+    def asked_for(
+        self, variation: jax.Array | None = None
+    ) -> contextlib.AbstractContextManager[None]:
         """See `Backend`."""
         if not self._shared:
             return contextlib.nullcontext()
-        return replaced(step=_ask_step, forward=_ask_forward)
+        if self._varied is None or variation is None:
+            return replaced(step=_ask_step, forward=_ask_forward)
+        model = self._varied.at(variation)
+
+        def step(_: mjx.Model, data: mjx.Data, action: jax.Array, n_substeps: int = 1) -> Any:
+            return _ask_step(model, data, action, n_substeps)
+
+        return replaced(step=step, forward=lambda _, data: _ask_forward(model, data))
 
     def body(self, data: Any) -> physics.Body | None:
         """See `Backend`."""

@@ -11,7 +11,7 @@ import functools
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,14 +58,15 @@ _ROWS_PER_THREAD = 4
 
 
 class CPhysics:
-    """C MuJoCo for the environments of one task; a `mjx_physics.Backend`."""
+    """C MuJoCo for the environments of one task or family; a `mjx_physics.Backend`."""
 
-    def __init__(self, task: str, environment: Any):
+    def __init__(self, task: str, environment: Any, variations: Sequence[mujoco.MjModel] = ()):
         """Finds the fields that cross, by tracing a reset and a step of the task.
 
         Args:
             task: Its name, for messages.
             environment: Playground's, loaded for MJX.
+            variations: The models of a family, of the same sizes.
 
         Raises:
             ValueError: If the task reads or sets what cannot cross; names it.
@@ -73,19 +74,19 @@ class CPhysics:
         mujoco_log.keep_out_of_folder()
         self.task = task
         self._model = environment.mj_model
+        self._models = tuple(variations) or (self._model,)
         self._body = host.HostBody(host.mujoco_cost(self._model.nv, environment.n_substeps))
         data = mujoco.MjData(self._model)
         self._shapes = {name: _shape(data, name) for name in (*_SETTABLE, *_COMPUTED)}
         start = np.empty(mujoco.mj_stateSize(self._model, _STATE))
         mujoco.mj_getState(self._model, data, start, _STATE)
-        # Behind the state stands whose it is: one of a run with another model must not go unseen.
-        model_bytes = np.empty(mujoco.mj_sizeModel(self._model), np.uint8)
-        mujoco.mj_saveModel(self._model, None, model_bytes)
-        self._digest = np.uint32(zlib.crc32(model_bytes.tobytes()))
+        # Behind the state stands whose it is, plus the index of its variation: one of a run with
+        # another model must not go unseen.
+        self._digest = np.uint32(functools.reduce(_digest, self._models, 0))
         self._start = np.append(start.view(np.uint32), self._digest)
         whole = np.concatenate([np.full(n, part & _STATE) for part, n in _sizes(self._model)])
         self._columns = np.flatnonzero(whole)
-        self._idle: dict[int, list[mujoco_batch.Batch]] = {}
+        self._idle: dict[bytes, list[mujoco_batch.Batch]] = {}
         self.read = set(self._shapes)
         self._calls: dict[int, host.HostCall] = {}
         self.crossing = tuple(self._shapes)
@@ -93,10 +94,13 @@ class CPhysics:
         self._calls.clear()
         self.crossing = tuple(name for name in self._shapes if name in self.read)
 
-    def asked_for(self) -> contextlib.AbstractContextManager[None]:
+    def asked_for(
+        self, variation: jax.Array | None = None
+    ) -> contextlib.AbstractContextManager[None]:
         """Has Playground's tasks ask for this physics, while they are traced."""
+        make_data = functools.partial(self._make_data, variation=variation)
         return mjx_physics.replaced(
-            step=self._ask_step, forward=self._ask_forward, make_data=self._make_data
+            step=self._ask_step, forward=self._ask_forward, make_data=make_data
         )
 
     def body(self, data: Any) -> host.HostBody:
@@ -146,10 +150,13 @@ class CPhysics:
         with self.asked_for():
             jax.eval_shape(play, key, action)
 
-    def _make_data(self, model: Any, **settings: Any) -> "CData":
+    def _make_data(self, model: Any, *, variation: jax.Array | None, **settings: Any) -> "CData":
         """Replaces Playground's `make_data`; only MJX has sizes of buffers."""
         start = {name: self._start_of(name) for name in _SETTABLE if name in self.crossing}
-        data = CData(jnp.asarray(self._start), start, self)
+        words = jnp.asarray(self._start)
+        if variation is not None:
+            words = words.at[-1].add(variation.astype(jnp.uint32))
+        data = CData(words, start, self)
         values = {name: settings[name] for name in _SETTABLE if settings.get(name) is not None}
         return data.replace(**values)
 
@@ -188,18 +195,19 @@ class CPhysics:
 
     def _run(self, rows: np.ndarray, *, n_substeps: int) -> np.ndarray:
         """Steps, or with no substeps a forward pass, of states with their controls `[n, ...]`."""
-        number, state = len(rows), self._start.size
-        if np.any(rows[:, state - 1] != self._digest):
+        state = self._start.size
+        variation = rows[:, state - 1] - self._digest
+        if np.any(variation >= len(self._models)):
             raise ValueError(
                 "the saved state is of another model than the task has now; install the versions "
                 "that config.json names, or start anew with --overwrite"
             )
-        idle = self._idle.setdefault(number, [])
+        idle = self._idle.setdefault(variation.tobytes(), [])
         # A Batch serves one thread at a time; on several devices there are several.
         try:
             batch = idle.pop()
         except IndexError:
-            batch = self._new_batch(number)
+            batch = self._new_batch(variation)
         batch.state[:, self._columns] = np.ascontiguousarray(rows[:, : state - 1]).view(np.float64)
         warnings = batch.warning[:, _FAULTS, 1].copy()
         try:
@@ -222,9 +230,13 @@ class CPhysics:
         idle.append(batch)
         return out
 
-    def _new_batch(self, number: int) -> mujoco_batch.Batch:
+    def _new_batch(self, variation: np.ndarray) -> mujoco_batch.Batch:
+        """Simulators for rows of these variations `[n]`."""
+        number = len(variation)
         threads = min(len(os.sched_getaffinity(0)), max(1, number // _ROWS_PER_THREAD))
-        batch = mujoco_batch.Batch(self._model, nsim=number, nthread=threads)
+        batch = mujoco_batch.Batch(self._models[0], nsim=number, nthread=threads)
+        if len(self._models) > 1:
+            batch.set_models([self._models[k] for k in variation])
         for name in self.crossing:
             batch.bind(name)
         return batch
@@ -292,6 +304,13 @@ def as_float64(x: jax.Array) -> jax.Array:
     wide = jnp.where((bits & 0x7FFFFFFF) == 0, jnp.uint32(0), wide)
     high = sign | (wide << 20) | (fraction >> 3)
     return jnp.stack([fraction << 29, high], axis=-1).reshape(-1)
+
+
+def _digest(before: int, model: mujoco.MjModel) -> int:
+    """A checksum of a model and of those before it."""
+    model_bytes = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, model_bytes)
+    return zlib.crc32(model_bytes.tobytes(), before)
 
 
 def _sizes(model: mujoco.MjModel) -> list[tuple[int, int]]:

@@ -3,7 +3,8 @@
 The batch axis `B` holds `num_envs[k]` environments of each task, in the order of `BatchLayout`.
 Inside, every task is vmapped on its own in one traced function (a `lax.switch` under `vmap` would
 run every task for every environment), so bodies, sizes and episode lengths differ freely. Tasks of
-one body have their physics computed in one batch; see `physics`.
+one body have their physics computed in one batch; see `physics`. A family is one environment object
+whose rows carry the index of their variation, and each variation is a task with an id of its own.
 Observations and actions are padded with zeros to the largest task.
 """
 
@@ -13,7 +14,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,38 +21,9 @@ import numpy as np
 from m3po_jax import types
 from m3po_jax.envs import base, physics, reset_pool, wrappers
 from m3po_jax.envs import task as task_lib
+from m3po_jax.envs.batch import MultiTaskState, Timestep
 from m3po_jax.envs.reset_pool import ResetPool
 from m3po_jax.types import BatchLayout
-
-
-@flax.struct.dataclass
-class MultiTaskState:
-    """State of all environments; a scan carry."""
-
-    env_states: Any  # an EnvState per task, leaves [N_k, ...]; see by_task for its own form
-    observation: jax.Array  # [B, O] padded
-    episode_step: jax.Array  # [B] int32 agent steps into the episode
-    episode_return: jax.Array  # [B] sum of rewards since the episode began
-    from_reset: jax.Array  # [B] bool, false in a staggered first episode
-    resets: jax.Array  # [B] int32 resets taken from the present pool
-
-    def with_new_pool(self) -> "MultiTaskState":
-        """Returns the state for use with a pool that was just drawn."""
-        return self.replace(resets=jnp.zeros_like(self.resets))
-
-
-@flax.struct.dataclass
-class Timestep:
-    """What one agent step gave. At most one of `termination` and `truncation` is 1."""
-
-    next_observation: jax.Array  # [B, O] the true successor, also where the episode ended
-    reward: jax.Array  # [B] summed over the action repeat
-    termination: jax.Array  # [B] float 0 or 1
-    truncation: jax.Array  # [B] float 0 or 1
-    valid: jax.Array  # [B] float, 0 where the physics failed
-    episode_return: jax.Array  # [B] return of the episode up to and with this step
-    episode_length: jax.Array  # [B] int32 the same in agent steps, a staggered start included
-    episode_complete: jax.Array  # [B] float, 1 where an episode begun at a reset ended here
 
 
 class MultiTaskEnv:
@@ -74,7 +45,8 @@ class MultiTaskEnv:
         episode_length: `[K]` int32 agent steps until truncation.
         can_terminate: `[K]` bool, whether an episode can end by termination.
         replay_weights: Weight of each task in replay.
-        environments: One of each task, not batched.
+        names: Names of the environment objects: of a task, or of a family.
+        environments: The objects, not batched.
     """
 
     def __init__(
@@ -104,9 +76,10 @@ class MultiTaskEnv:
             if task.num_envs < 1:
                 raise ValueError(f"{task.spec.name}: num_envs must be positive")
         self._tasks = tuple(tasks)
-        self.specs = tuple(task.spec for task in tasks)
-        self.num_envs = tuple(task.num_envs for task in tasks)
-        self.layout = BatchLayout(self.num_envs)
+        self.names = tuple(names)
+        self.specs = tuple(spec for task in tasks for spec in task.specs)
+        self.num_envs = tuple(task.num_envs for task in tasks for _ in task.specs)
+        self.layout = BatchLayout(self.num_envs, tuple(len(task.specs) for task in tasks))
         self.axis_name = axis_name
         self.num_shards = num_shards
         self.batch_size = sum(self.num_envs)
@@ -147,17 +120,26 @@ class MultiTaskEnv:
         tasks = [dataclasses.replace(t, num_envs=t.num_envs // num_shards) for t in self._tasks]
         return MultiTaskEnv(tasks, axis_name=axis_name, num_shards=num_shards)
 
-    def subset(self, tasks: Sequence[int]) -> "MultiTaskEnv":
-        """Returns some of the tasks, by their index, with observations padded as here."""
-        env = MultiTaskEnv([self._tasks[k] for k in tasks])
+    def subset(self, objects: Sequence[int]) -> "MultiTaskEnv":
+        """Returns some of the objects, by their index, with observations padded as here."""
+        env = MultiTaskEnv([self._tasks[k] for k in objects])
         env.observation_size = self.observation_size
         return env
 
+    def alone(self, name: str) -> "MultiTaskEnv":
+        """Returns one environment of a task, of a family one of its first variation."""
+        task = self._tasks[self.names.index(name)]
+        return MultiTaskEnv([dataclasses.replace(task, num_envs=1, variations=task.variations[:1])])
+
     @functools.cached_property
     def state_shapes(self) -> tuple[base.EnvState, ...]:
-        """Shapes of one environment's state, for each task; traces the resets."""
+        """Shapes of one environment's state, for each object; traces the resets."""
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return tuple(jax.eval_shape(e.reset, key) for e in self.environments)
+        index = jax.ShapeDtypeStruct((), jnp.int32)
+        return tuple(
+            jax.eval_shape(task.environment.reset, key, *((index,) if task.variations else ()))
+            for task in self._tasks
+        )
 
     def init(self, key: jax.Array, *, stagger: bool) -> MultiTaskState:
         """Resets all environments.
@@ -175,11 +157,10 @@ class MultiTaskEnv:
         env_states = self.draw_states(reset_key)
         batch = (self.batch_size,)
         if stagger:
+            lengths = [task.spec.episode_length for task in self._tasks]
             steps = [
                 jax.vmap(lambda k, length=length: jax.random.randint(k, (), 0, length))(keys)
-                for keys, length in zip(
-                    self._env_keys(stagger_key), self.episode_length.tolist(), strict=True
-                )
+                for keys, length in zip(self._env_keys(stagger_key), lengths, strict=True)
             ]
             episode_step = self.layout.join(steps).astype(jnp.int32)
         else:
@@ -203,17 +184,21 @@ class MultiTaskEnv:
             key: Typed key `[]`, consumed.
 
         Returns:
-            For each task an `EnvState` with leaves `[N_k + 1, ...]`; see `as_pool`.
+            For each object an `EnvState` with leaves `[N_k + V_k, ...]`, V_k its variations or 1;
+            see `as_pool`.
         """
         return self.as_pool(self.draw_states(key))
 
     def as_pool(self, env_states: tuple[base.EnvState, ...]) -> ResetPool:
-        """Returns first states `[N_k, ...]` of each task with that of the next environment behind.
+        """Returns first states `[N_k, ...]` of each object with those of the next ones behind.
 
         The environment after the last one of this share is the first of the next device's, and
-        after the last of all comes the first.
+        after the last of all comes the first. In a family that of the same variation counts.
         """
-        return reset_pool.of(env_states, axis_name=self.axis_name, num_shards=self.num_shards)
+        strides = [len(task.specs) for task in self._tasks]
+        return reset_pool.of(
+            env_states, strides, axis_name=self.axis_name, num_shards=self.num_shards
+        )
 
     def step(
         self, state: MultiTaskState, pool: ResetPool, action: jax.Array
@@ -253,15 +238,15 @@ class MultiTaskEnv:
         success = self.layout.join(
             [
                 s.success if isinstance(s, base.GoalState) else jnp.full(n, jnp.nan, jnp.float32)
-                for s, n in zip(stepped, self.num_envs, strict=True)
+                for s, n in zip(stepped, self.layout.object_envs, strict=True)
             ]
         )
         timestep, ended = self._timestep(state, stepped)
         split = self.layout.split
         env_states = tuple(
-            reset_pool.where_ended(ended_k, resets, first, last)
-            for ended_k, resets, first, last in zip(
-                split(ended), split(state.resets), pool, stepped, strict=True
+            reset_pool.where_ended(ended_k, resets, first, last, stride=len(task.specs))
+            for task, ended_k, resets, first, last in zip(
+                self._tasks, split(ended), split(state.resets), pool, stepped, strict=True
             )
         )
         new_state = MultiTaskState(
@@ -328,16 +313,25 @@ class MultiTaskEnv:
         return self.layout.join(self._env_keys(key))
 
     def draw_states(self, key: jax.Array) -> tuple[base.EnvState, ...]:
-        """Returns fresh first states, for each task an `EnvState` with leaves `[N_k, ...]`.
+        """Returns fresh first states, for each object an `EnvState` with leaves `[N_k, ...]`.
 
         The key is consumed.
         """
-        return self._by_body(physics.reset, self._env_keys(key))
+        return self._by_body(physics.reset, self._reset_arguments(key))
+
+    def _reset_arguments(self, key: jax.Array) -> tuple[tuple[Any, ...], ...]:
+        """What each object's `reset` takes: keys `[N_k]`, of a family its rows' variations too."""
+        return tuple(
+            (keys, jnp.arange(keys.size, dtype=jnp.int32) % len(task.variations))
+            if task.variations
+            else (keys,)
+            for keys, task in zip(self._env_keys(key), self._tasks, strict=True)
+        )
 
     def _by_body(
         self, run: Callable[..., list[base.EnvState]], *each: Sequence[Any]
     ) -> tuple[base.EnvState, ...]:
-        """Runs the tasks of each body together, with their entries of `each`; in order of tasks."""
+        """Runs the objects of each body together, with their entries of `each`; in their order."""
         states: dict[int, base.EnvState] = {}
         for group in self._groups:
             entries = [[values[k] for k in group] for values in (self.environments, *each)]
@@ -349,7 +343,7 @@ class MultiTaskEnv:
         return physics.groups(self.environments)
 
     def _env_keys(self, key: jax.Array) -> tuple[jax.Array, ...]:
-        """Returns keys `[N_k]` for each task that do not depend on the other tasks."""
+        """Returns keys `[N_k]` for each object that do not depend on the other ones."""
         share = jax.lax.axis_index(self.axis_name)
 
         def keys(name: str, num_envs: int) -> jax.Array:
@@ -358,6 +352,6 @@ class MultiTaskEnv:
             return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(task_key, index)
 
         return tuple(
-            keys(spec.name, num_envs)
-            for spec, num_envs in zip(self.specs, self.num_envs, strict=True)
+            keys(name, num_envs)
+            for name, num_envs in zip(self.names, self.layout.object_envs, strict=True)
         )

@@ -85,7 +85,7 @@ def call(program: Program, model: Any, *inputs: Any) -> Any:
 
     Args:
         program: The same object for all tasks of a body.
-        model: Concrete arrays.
+        model: Arrays, concrete but where the environments of one task differ in them.
         *inputs: Pytrees of arrays of one environment.
 
     Returns:
@@ -149,19 +149,21 @@ def _same(one: AnyBody, other: AnyBody) -> bool:
     return one.same_as(other)
 
 
-def reset(environments: Sequence[Any], keys: Sequence[jax.Array]) -> list[base.EnvState]:
+def reset(
+    environments: Sequence[Any], arguments: Sequence[tuple[jax.Array, ...]]
+) -> list[base.EnvState]:
     """Resets the environments of one group.
 
     Args:
         environments: One of each task.
-        keys: For each task `[N_k]`, consumed.
+        arguments: For each task keys `[N_k]`, consumed, and of a family its rows' variations.
 
     Returns:
         For each task a state with leaves `[N_k, ...]`.
     """
     if _alone(environments):
-        return [jax.vmap(environments[0].reset)(keys[0])]
-    return _together([e.reset for e in environments], [(k,) for k in keys])
+        return [jax.vmap(environments[0].reset)(*arguments[0])]
+    return _together([e.reset for e in environments], arguments)
 
 
 def step(
@@ -211,7 +213,7 @@ def _together(functions: Sequence[Callable], arguments: Sequence[tuple]) -> list
         programs = [program for program, _ in asked.values()]
         inputs = [values[k] for k in asked]
         if all(isinstance(program, host.HostCall) for program in programs):
-            computed = host.call_together(programs, [words for (words,) in inputs])
+            computed = host.call_together(programs, [words for _, (words,) in inputs])
         elif len(asked) < len(left) or len(set(programs)) > 1:
             raise ValueError("tasks with one body must ask for the same physics in the same order")
         else:
@@ -227,8 +229,8 @@ def _run(
     """Maps a function over a batch of arguments, with the answers to its first questions.
 
     Returns:
-        Program and model that it asks for next, and the batch of further inputs; or None, and what
-        it gave.
+        Program and model that it asks for next, and the batches of the model's leaves that differ
+        between rows, by their place, and of further inputs; or None, and what it gave.
     """
     asked: list[tuple[Program, Any]] = []
 
@@ -238,7 +240,8 @@ def _run(
             return function(*arguments)
         except _Question as question:
             asked.append((question.program, question.model))
-            return question.inputs
+            leaves = enumerate(jax.tree.leaves(question.model))
+            return {k: x for k, x in leaves if isinstance(x, jax.core.Tracer)}, question.inputs
         finally:
             _answers.reset(token)
 
@@ -246,25 +249,34 @@ def _run(
     return (asked[0] if asked else None), value
 
 
-def _compute(program: Program, models: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+def _compute(
+    program: Program, models: Sequence[Any], rows: Sequence[tuple[dict[int, jax.Array], Any]]
+) -> list[Any]:
     """The program for all batches; only what differs between the models gets a batch axis."""
-    sizes = [jax.tree.leaves(batch)[0].shape[0] for batch in inputs]
+    batches = [inputs for _, inputs in rows]
+    sizes = [jax.tree.leaves(batch)[0].shape[0] for batch in batches]
     leaves, structure = jax.tree.flatten(models[0])
     columns = list(zip(*map(jax.tree.leaves, models), strict=True))
-    differ = [any(not np.array_equal(x, c[0], equal_nan=True) for x in c[1:]) for c in columns]
-    rows = [
-        jnp.concatenate([jnp.broadcast_to(x, (n, *x.shape)) for x, n in zip(c, sizes, strict=True)])
-        for c, differs in zip(columns, differ, strict=True)
-        if differs
+    differ = [
+        any(k in own for own, _ in rows)
+        or any(not np.array_equal(x, c[0], equal_nan=True) for x in c[1:])
+        for k, c in enumerate(columns)
     ]
+
+    def column(k: int) -> jax.Array:
+        parts = [
+            own[k] if k in own else jnp.broadcast_to(x, (n, *x.shape))
+            for (own, _), x, n in zip(rows, columns[k], sizes, strict=True)
+        ]
+        return jnp.concatenate(parts)
 
     def one(own: list[jax.Array], inputs: Any) -> Any:
         left = iter(own)
         mixed = [next(left) if d else x for x, d in zip(leaves, differ, strict=True)]
         return program(jax.tree.unflatten(structure, mixed), *inputs)
 
-    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *inputs)
-    result = jax.vmap(one)(rows, joined)
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *batches)
+    result = jax.vmap(one)([column(k) for k, d in enumerate(differ) if d], joined)
     ends = np.cumsum(sizes).tolist()
     return [
         jax.tree.map(lambda x, i=end - size, j=end: x[i:j], result)

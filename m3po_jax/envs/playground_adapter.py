@@ -1,27 +1,36 @@
 """Tasks of MuJoCo Playground (MJX) as `Environment`."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import mujoco
 import mujoco_playground
 import numpy as np
 from mujoco_playground import dm_control_suite, locomotion, manipulation
 
-from m3po_jax.envs import adapting, base, mjx_physics, mujoco_c
+from m3po_jax.envs import adapting, base, bodies, mjx_physics, model_variations, mujoco_c
+from m3po_jax.envs.families import Variation
+
+# Where the state of a family's environment carries the index of its variation.
+_VARIATION = "variation"
 
 
-def make_dmc(env_name: str, *, impl: str) -> "PlaygroundEnvironment":
+def make_dmc(
+    env_name: str, *, impl: str, variations: Sequence[Variation] = ()
+) -> "PlaygroundEnvironment":
     """Loads a task of the DM Control suite.
 
     Args:
         env_name: Its name, for example `CartpoleSwingup`.
         impl: Physics: `c` (C MuJoCo, on the host), or MJX's implementation `jax` (everywhere) or
             `warp` (NVIDIA GPUs).
+        variations: Those of a family.
 
     Raises:
+        ConfigError: If a variation cannot be compiled into the program of the others.
         ValueError: If actions of the task are not in [-1, 1].
     """
     with _comparable_mujoco_version():
@@ -31,18 +40,24 @@ def make_dmc(env_name: str, *, impl: str) -> "PlaygroundEnvironment":
     if not np.array_equal(limits, np.tile([-1.0, 1.0], (len(limits), 1))):
         raise ValueError(f"{env_name}: actions are not in [-1, 1] but in {limits.tolist()}")
     length = int(dm_control_suite.get_default_config(env_name).episode_length)
+    known = bodies.parameters("dmc", env_name)
+    models = model_variations.compile_all(environment, variations, known) if variations else []
     backend: mjx_physics.Backend
     if impl == "c":
-        backend = mujoco_c.CPhysics(f"dmc/{env_name}", environment)
+        backend = mujoco_c.CPhysics(f"dmc/{env_name}", environment, models)
     else:
+        names = [variation.name for variation in variations]
+        base_model = environment.mjx_model
+        varied = model_variations.stack(base_model, models, names) if models else None
         # In Warp the arrays of contacts belong to all environments of a batch in common.
-        backend = mjx_physics.MjxPhysics(environment, shared=impl == "jax")
+        backend = mjx_physics.MjxPhysics(environment, shared=impl == "jax", varied=varied)
     return PlaygroundEnvironment(
         environment,
         name=env_name,
         episode_length=length,
         can_terminate=False,
         backend=backend,
+        models=models,
     )
 
 
@@ -90,6 +105,7 @@ class PlaygroundEnvironment:
         can_terminate: bool,
         observation_key: str | None = None,
         backend: mjx_physics.Backend | None = None,
+        models: Sequence[mujoco.MjModel] = (),
     ):
         """Wraps an environment.
 
@@ -100,17 +116,23 @@ class PlaygroundEnvironment:
             can_terminate: Whether `done` is a termination; otherwise it is a fault.
             observation_key: Which entry to take where the observation is a dictionary.
             backend: Where its physics comes from; MJX, for this environment alone, if not given.
+            models: Those of a family's variations, which `backend` has too.
 
         Raises:
             ConfigError: If the observation, or the entry of it, is not one flat array.
         """
         self._env = environment
+        self._models = tuple(models)
         self.episode_length = episode_length
         self.can_terminate = can_terminate
         self.action_size = int(environment.action_size)
         self.backend = backend or mjx_physics.MjxPhysics(environment, shared=False)
         with self.backend.asked_for():
             first = jax.eval_shape(environment.reset, jax.random.key_data(jax.random.key(0)))
+        self.body = self.backend.body(first.data)
+        if models:
+            index = jax.ShapeDtypeStruct((), jnp.int32)
+            first = first.replace(info={**first.info, _VARIATION: index})
         self._states = adapting.LibraryStates(
             name,
             jax.eval_shape(self._kept, first),
@@ -118,19 +140,20 @@ class PlaygroundEnvironment:
             observation_key=observation_key,
         )
         self.observation_size = self._states.observation_size
-        self.body = self.backend.body(first.data)
 
-    def reset(self, key: jax.Array) -> base.EnvState:
+    def reset(self, key: jax.Array, variation: jax.Array | None = None) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
-        with self.backend.asked_for():
+        with self.backend.asked_for(variation):
             first = self._env.reset(jax.random.key_data(key))
+        if variation is not None:
+            first = first.replace(info={**first.info, _VARIATION: variation})
         return self._states.ours(self._kept(first))
 
     def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
         """Advances by one control step; see `Environment.step`."""
         last = self._states.library(state)
         last = last.replace(data=self.backend.restore(last.data))
-        with self.backend.asked_for():
+        with self.backend.asked_for(last.info.get(_VARIATION)):
             new = self._env.step(last, action)
         return self._states.ours(self._kept(new))
 
@@ -160,7 +183,8 @@ class PlaygroundEnvironment:
         Yields:
             One picture `[height, width, 3]` uint8 per pose.
         """
-        model = self._env.mj_model
+        # Of a family, its first variation.
+        model = self._models[0] if self._models else self._env.mj_model
         # The picture is drawn into a buffer, which the model declares too small for a video.
         model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)
         model.vis.global_.offheight = max(height, model.vis.global_.offheight)

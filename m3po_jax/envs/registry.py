@@ -7,32 +7,17 @@ are checked without importing JAX or a simulator.
 """
 
 import dataclasses
-import difflib
 import importlib.util
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from m3po_jax import config
-from m3po_jax.envs import catalog, entry_points
+from m3po_jax.envs import bodies, catalog, entry_points, families, task_options
 from m3po_jax.envs.catalog import CATALOG, task_names
 
 if TYPE_CHECKING:
     from m3po_jax.envs import base, multitask
-
-OptionValue = str | int | float
-
-BRAX_BACKENDS = ("spring", "generalized", "positional", "mjx")
-PLAYGROUND_IMPLS = ("jax", "warp")
-DMC_IMPLS = (*PLAYGROUND_IMPLS, "c")
-# Suite of tasks named by a dotted path.
-PYTHON = "python"
-# Suite of all that Gymnasium knows.
-GYM = "gym"
-# Suite of tasks that installed packages name.
-INSTALLED = "installed"
-# Brax's test environment has no physics and its swimmer has drag, which one backend models.
-_BRAX_BACKENDS_OF = {"fast": (), "swimmer": ("generalized",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,34 +38,8 @@ class TaskRequest:
     @property
     def name(self) -> str:
         """The name without options, for example `dmc/CartpoleSwingup`."""
-        own = self.suite in (PYTHON, INSTALLED)
+        own = self.suite in (task_options.PYTHON, task_options.INSTALLED)
         return self.env_name if own else f"{self.suite}/{self.env_name}"
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _discount(text: str) -> float:
-    value = float(text)
-    if not 0.0 < value < 1.0:
-        raise ValueError
-    return value
-
-
-_COMMON_OPTIONS: dict[str, tuple[Callable[[str], OptionValue], str]] = {
-    "num_envs": (_positive_int, "a positive whole number"),
-    "action_repeat": (_positive_int, "a positive whole number"),
-    "episode_length": (_positive_int, "a positive whole number (control steps)"),
-    "discount": (_discount, "a number between 0 and 1, both excluded"),
-    "distractors": (_positive_int, "a positive whole number (observation dims)"),
-    "replay_weight": (_positive_int, "a positive whole number"),
-}
-# Of tasks whose observation can be a dictionary.
-_OBSERVATION = "observation"
 
 
 def parse_task(name: str) -> TaskRequest:
@@ -91,7 +50,8 @@ def parse_task(name: str) -> TaskRequest:
             `action_repeat`, `episode_length` (control steps), `discount`, `distractors` (irrelevant
             observation dims to append), `replay_weight` (windows in a batch for one of a task of
             weight 1); of Brax also `backend`, of DM Control and Playground also `impl`, of
-            Playground and a user's own also `observation` (key in a dictionary).
+            Playground and a user's own also `observation` (key in a dictionary), of DM Control also
+            those of a family, see `families`.
 
     Returns:
         The request.
@@ -101,15 +61,16 @@ def parse_task(name: str) -> TaskRequest:
     """
     base_name, _, query = name.partition("?")
     suite, _, env_name = base_name.partition("/")
-    if suite == GYM:
-        check_available(TaskRequest(GYM, env_name))
+    if suite == task_options.GYM:
+        check_available(TaskRequest(task_options.GYM, env_name))
     elif ":" in base_name:
-        suite, env_name = PYTHON, base_name
+        suite, env_name = task_options.PYTHON, base_name
         _check_importable(base_name)
     elif env_name not in CATALOG.get(suite, {}):
-        suite, env_name = INSTALLED, base_name
+        suite, env_name = task_options.INSTALLED, base_name
         _check_installed(base_name)
-    options: dict[str, OptionValue] = {}
+    options: dict[str, Any] = {}
+    own_name = TaskRequest(suite, env_name).name
     if "?" in name:
         for part in query.split("&"):
             key, equals, text = part.partition("=")
@@ -117,7 +78,8 @@ def parse_task(name: str) -> TaskRequest:
                 raise ValueError(f"option {part!r} of {name!r} is not of the form key=value")
             if key in options:
                 raise ValueError(f"option {key!r} of {name!r} is listed more than once")
-            options[key] = _option_value(suite, env_name, key, text)
+            options[key] = task_options.parse(own_name, suite, env_name, key, text)
+    families.check_options(own_name, options)
     return TaskRequest(suite, env_name, options)
 
 
@@ -137,7 +99,7 @@ def parse_tasks(names: Sequence[str]) -> tuple[TaskRequest, ...]:
     if isinstance(names, str):
         raise ValueError(f"tasks must be a sequence of names, not the string {names!r}")
     if not names:
-        raise ValueError(f"no task is given; {_nearest('', task_names())}")
+        raise ValueError(f"no task is given; {task_options.nearest('', task_names())}")
     requests = tuple(parse_task(name) for name in names)
     base_names = [request.name for request in requests]
     for name in base_names:
@@ -147,7 +109,7 @@ def parse_tasks(names: Sequence[str]) -> tuple[TaskRequest, ...]:
 
 
 def task_index(names: Sequence[str], task: str) -> int:
-    """Position of a task among the tasks of a run.
+    """Position of a task among those of a run, a family's being that of its first variation.
 
     Args:
         names: Task names as for `parse_task`.
@@ -156,43 +118,41 @@ def task_index(names: Sequence[str], task: str) -> int:
     Raises:
         ValueError: It is not one of them.
     """
-    known = [request.name for request in parse_tasks(names)]
+    requests = parse_tasks(names)
+    known = [request.name for request in requests]
     if task not in known:
-        raise ValueError(f"the run has no task {task!r}; {_nearest(task, known)}")
-    return known.index(task)
+        raise ValueError(f"the run has no task {task!r}; {task_options.nearest(task, known)}")
+    before = requests[: known.index(task)]
+    return sum(families.size_of(request.options) for request in before)
 
 
-def _option_value(suite: str, env_name: str, key: str, text: str) -> OptionValue:
-    """Returns the checked value of one option."""
-    name = TaskRequest(suite, env_name).name
-    choices = _choices(suite, env_name)
-    if key == _OBSERVATION and suite in (PYTHON, INSTALLED, "playground"):
-        return text
-    if key in choices:
-        if text not in choices[key]:
-            raise ValueError(f"{name}: {key}={text!r} is not known; {_nearest(text, choices[key])}")
-        return text
-    if key not in _COMMON_OPTIONS:
-        known = (*_COMMON_OPTIONS, *choices)
-        raise ValueError(f"{name} has no option {key!r}; {_nearest(key, known)}")
-    parse, meaning = _COMMON_OPTIONS[key]
-    try:
-        return parse(text)
-    except ValueError:
-        raise ValueError(f"{name}: {key}={text!r} must be {meaning}") from None
+def variations_of(
+    requests: Sequence[TaskRequest], listed: Sequence[str], *, seed: int
+) -> tuple[tuple[families.Variation, ...], ...]:
+    """The variations of each task of a run, none of one that is no family.
 
+    Args:
+        requests: The parsed tasks.
+        listed: Names of variations as in `config.variations`; drawn for a family without any.
+        seed: Seed of the draw.
 
-def _choices(suite: str, env_name: str) -> dict[str, tuple[str, ...]]:
-    """Returns the choices of the options that only this task has; the first one is the default."""
-    if suite in ("dmc", "playground"):
-        return {"impl": DMC_IMPLS if suite == "dmc" else PLAYGROUND_IMPLS}
-    backends = _BRAX_BACKENDS_OF.get(env_name, BRAX_BACKENDS) if suite == "brax" else ()
-    return {"backend": backends} if backends else {}
-
-
-def physics_of(suite: str, env_name: str) -> tuple[str, ...]:
-    """Returns the choices of a task's physics, the default first; empty where there is one only."""
-    return next(iter(_choices(suite, env_name).values()), ())
+    Raises:
+        ConfigError: Those listed do not fit.
+    """
+    names = {request.name for request in requests if "family" in request.options}
+    for name in listed:
+        if name.partition("#")[0] not in names:
+            raise config.setting_error("variations", name, "is of no family of the run; remove it")
+    return tuple(
+        families.resolve(
+            request.name,
+            request.options,
+            listed,
+            bodies.parameters(request.suite, request.env_name),
+            seed=seed,
+        )
+        for request in requests
+    )
 
 
 def _check_importable(target: str) -> None:
@@ -207,7 +167,7 @@ def _check_importable(target: str) -> None:
     if not found:
         raise ValueError(
             f"task {target!r}: there is no module {module!r}; put the folder that holds it on "
-            "PYTHONPATH, or install its package"
+            "task_options.PYTHONPATH, or install its package"
         )
 
 
@@ -216,7 +176,7 @@ def _check_installed(name: str) -> None:
     tasks = entry_points.entry_point_tasks()
     if name not in tasks:
         known = (*task_names(), *tasks)
-        raise ValueError(f"unknown task {name!r}; {_nearest(name, known)}")
+        raise ValueError(f"unknown task {name!r}; {task_options.nearest(name, known)}")
     if tasks[name].problem is not None:
         raise ValueError(f"{tasks[name].origin}: {tasks[name].problem}")
 
@@ -236,22 +196,14 @@ def action_repeat(request: TaskRequest, env_cfg: config.EnvConfig) -> int:
     return 1 if seconds is None else max(1, math.floor(env_cfg.agent_step / seconds + 0.5))
 
 
-def _nearest(text: str, choices: Iterable[str]) -> str:
-    """Returns the end of an error message that names the nearest choices."""
-    known = tuple(choices)
-    folded = {choice.lower(): choice for choice in known}
-    close = difflib.get_close_matches(text.lower(), folded, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(folded[match] for match in close)}?"
-    shown = known if len(known) <= 8 else (*known[:3], "...", *known[-3:])
-    return f"known are {', '.join(shown)}"
-
-
-def make_env(request: TaskRequest) -> "base.Environment":
+def make_env(
+    request: TaskRequest, variations: Sequence[families.Variation] = ()
+) -> "base.Environment":
     """Creates one environment: one control step per `step`, without action repeat.
 
     Args:
         request: Parsed task name.
+        variations: Those of a family.
 
     Returns:
         The environment.
@@ -260,13 +212,16 @@ def make_env(request: TaskRequest) -> "base.Environment":
         ConfigError: If it cannot be made here; says why and what to do.
     """
     check_available(request)
-    defaults = {key: values[0] for key, values in _choices(request.suite, request.env_name).items()}
+    defaults = {
+        key: values[0]
+        for key, values in task_options.choices_of(request.suite, request.env_name).items()
+    }
     options = {**defaults, **request.options}
-    name, key = request.env_name, options.get(_OBSERVATION)
-    if request.suite in (PYTHON, INSTALLED):
+    name, key = request.env_name, options.get(task_options.OBSERVATION)
+    if request.suite in (task_options.PYTHON, task_options.INSTALLED):
         from m3po_jax.envs import user_tasks
 
-        if request.suite == INSTALLED:
+        if request.suite == task_options.INSTALLED:
             task = entry_points.entry_point_tasks()[name]
             return user_tasks.make_installed(task, observation_key=key)
         return user_tasks.make(name, observation_key=key)
@@ -274,7 +229,7 @@ def make_env(request: TaskRequest) -> "base.Environment":
         from m3po_jax.envs import playground_adapter
 
         if request.suite == "dmc":
-            return playground_adapter.make_dmc(name, impl=options["impl"])
+            return playground_adapter.make_dmc(name, impl=options["impl"], variations=variations)
         return playground_adapter.make_robot(name, impl=options["impl"], observation_key=key)
     if request.suite == "brax":
         from m3po_jax.envs import brax_adapter
@@ -284,13 +239,39 @@ def make_env(request: TaskRequest) -> "base.Environment":
         from m3po_jax.envs.metaworld import environment
 
         return environment.MetaWorldEnvironment(name)
-    if request.suite == GYM:
+    if request.suite == task_options.GYM:
         from m3po_jax.envs import gym_adapter
 
         return gym_adapter.GymEnvironment(name)
     from m3po_jax.envs import toy
 
     return toy.make(name)
+
+
+def names_of(cfg: config.Config) -> list[str]:
+    """Names of the agent's tasks, a family's variations among them."""
+    requests = parse_tasks(cfg.tasks)
+    resolved = variations_of(requests, cfg.variations, seed=cfg.seed)
+    return [
+        name
+        for request, variations in zip(requests, resolved, strict=True)
+        for name in [v.name for v in variations] or [request.name]
+    ]
+
+
+def settled(cfg: config.Config, begun: config.Config | None) -> config.Config:
+    """The settings with the variations of all families.
+
+    Args:
+        cfg: The settings.
+        begun: Those of the run that is resumed, whose variations it keeps.
+    """
+    if not cfg.variations and begun is not None and begun.tasks == cfg.tasks:
+        return dataclasses.replace(cfg, variations=begun.variations)
+    requests = parse_tasks(cfg.tasks)
+    resolved = variations_of(requests, cfg.variations, seed=cfg.seed)
+    names = tuple(v.name for variations in resolved for v in variations)
+    return dataclasses.replace(cfg, variations=names)
 
 
 def check_available(request: TaskRequest) -> None:
@@ -304,12 +285,20 @@ def check_available(request: TaskRequest) -> None:
         raise config.ConfigError(f"{request.name}: {reason}")
 
 
-def make(tasks: Sequence[str], env_cfg: config.EnvConfig) -> "multitask.MultiTaskEnv":
+def make(
+    tasks: Sequence[str],
+    env_cfg: config.EnvConfig,
+    *,
+    variations: Sequence[str] = (),
+    seed: int = 0,
+) -> "multitask.MultiTaskEnv":
     """Creates the multi-task environment.
 
     Args:
         tasks: Task names; their options go before `env_cfg`.
         env_cfg: Settings of the tasks that have no options.
+        variations: Names of families' variations; drawn by `seed` if not given.
+        seed: See there.
 
     Returns:
         The environment, tasks in the given order.
@@ -320,18 +309,24 @@ def make(tasks: Sequence[str], env_cfg: config.EnvConfig) -> "multitask.MultiTas
     requests = parse_tasks(tasks)
     from m3po_jax.envs import multitask, task
 
-    return multitask.MultiTaskEnv(
-        [
-            task.as_task(
-                name=request.name,
-                environment=make_env(request),
-                num_envs=request.options.get("num_envs", env_cfg.num_envs),
-                action_repeat=action_repeat(request, env_cfg),
-                episode_length=request.options.get("episode_length"),
-                discount=request.options.get("discount"),
-                distractors=request.options.get("distractors", 0),
-                replay_weight=request.options.get("replay_weight", 1),
-            )
-            for request in requests
-        ]
-    )
+    resolved = variations_of(requests, variations, seed=seed)
+    told = {
+        request.name: request.options["family"]
+        for request in requests
+        if request.options.get("context") == "given"
+    }
+    made = []
+    for request, found in zip(requests, resolved, strict=True):
+        one = task.as_task(
+            name=request.name,
+            environment=make_env(request, found),
+            num_envs=request.options.get("num_envs", env_cfg.num_envs),
+            action_repeat=action_repeat(request, env_cfg),
+            episode_length=request.options.get("episode_length"),
+            discount=request.options.get("discount"),
+            distractors=request.options.get("distractors", 0),
+            replay_weight=request.options.get("replay_weight", 1),
+        )
+        contexts = {v.name: families.told(told, request.name, v) for v in found}
+        made.append(task.with_variations(one, contexts))
+    return multitask.MultiTaskEnv(made)

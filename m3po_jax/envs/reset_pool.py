@@ -1,45 +1,54 @@
 """First states that episodes which end go on with, drawn once per unroll."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from m3po_jax.envs import base
 
-# For each task an `EnvState` with leaves `[N_k + 1, ...]`.
+# For each environment object an `EnvState` with leaves `[N_k + V_k, ...]`, V_k its variations.
 ResetPool = tuple[base.EnvState, ...]
 
 
 def of(
-    env_states: tuple[base.EnvState, ...], *, axis_name: tuple[str, ...], num_shards: int
+    env_states: tuple[base.EnvState, ...],
+    strides: Sequence[int],
+    *,
+    axis_name: tuple[str, ...],
+    num_shards: int,
 ) -> ResetPool:
-    """First states `[N_k, ...]` of each task with that of the next environment behind.
+    """First states `[N_k, ...]` of each object with those of the next environments behind.
 
     The environment after the last one of this share is the first of the next device's, and after
     the last of all comes the first.
 
     Args:
         env_states: First states of the environments here.
-        axis_name: Mesh axes over which each task's environments are spread.
+        strides: How many rows further in each object the next environment of the same task stands.
+        axis_name: Mesh axes over which each object's environments are spread.
         num_shards: Number of their shares.
     """
 
-    def extend(x: jax.Array) -> jax.Array:
-        first = x[:1]
+    def extend(x: jax.Array, stride: int) -> jax.Array:
+        first = x[:stride]
         if axis_name and x.size > 0:
             ring = [(i, (i - 1) % num_shards) for i in range(num_shards)]
             first = jax.lax.ppermute(first, axis_name, ring)
         return jnp.concatenate([x, first])
 
-    pool: ResetPool = jax.tree.map(extend, env_states)
-    return pool
+    return tuple(
+        jax.tree.map(lambda x, stride=stride: extend(x, stride), states)
+        for states, stride in zip(env_states, strides, strict=True)
+    )
 
 
 def where_ended(
-    ended: jax.Array, resets: jax.Array, first: base.EnvState, last: base.EnvState
+    ended: jax.Array, resets: jax.Array, first: base.EnvState, last: base.EnvState, *, stride: int
 ) -> base.EnvState:
-    """Returns `last`, and where `ended [N]` a first state from the pool `first [N + 1]` instead."""
+    """Returns `last`, and where `ended [N]` a first state from `first [N + stride]` instead."""
     num_envs = ended.shape[0]
-    index = jnp.arange(num_envs) + resets % 2
+    index = jnp.arange(num_envs) + stride * (resets % 2)
 
     def select(pooled: jax.Array, stepped: jax.Array) -> jax.Array:
         where = ended.reshape((num_envs,) + (1,) * (stepped.ndim - 1))

@@ -1,6 +1,7 @@
 """One task as the multi-task batch takes it: an environment with its facts and settings."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -15,12 +16,20 @@ class Task:
     Attributes:
         spec: Facts of the task; its name seeds the random streams of the task.
         environment: One agent step of it, so with the action repeat inside.
-        num_envs: Parallel environments.
+        num_envs: Parallel environments, of a family those of each variation.
+        variations: Facts of each variation of a family, in the order of the environment's rows;
+            each is a task of the agent. Empty for a task of its own.
     """
 
     spec: types.TaskSpec
     environment: base.Environment
     num_envs: int
+    variations: tuple[types.TaskSpec, ...] = ()
+
+    @property
+    def specs(self) -> tuple[types.TaskSpec, ...]:
+        """Facts of what it is to the agent: one task, or one for each variation."""
+        return self.variations or (self.spec,)
 
 
 def as_task(
@@ -70,6 +79,13 @@ def as_task(
         replay_weight=replay_weight,
     )
     return Task(spec=spec, environment=repeated, num_envs=num_envs)
+
+
+def with_variations(task: Task, contexts: Mapping[str, tuple[float, ...]]) -> Task:
+    """A family's task with its variations: their names, and what the agent is told of each."""
+    of = dataclasses.replace
+    specs = [of(task.spec, name=n, family=task.spec.name, context=c) for n, c in contexts.items()]
+    return of(task, variations=tuple(specs))
 
 
 def default_discount(episode_length: int) -> float:

@@ -58,9 +58,9 @@ class ActionRepeat:
         """Whether an episode can end by termination."""
         return self.environment.can_terminate
 
-    def reset(self, key: jax.Array) -> base.EnvState:
+    def reset(self, key: jax.Array, *variation: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
-        return self.environment.reset(key)
+        return self.environment.reset(key, *variation)
 
     def steps_left(self, agent_steps: jax.Array) -> jax.Array | None:
         """Control steps until truncation, after so many agent steps of an episode.
@@ -177,13 +177,13 @@ class Distractors:
         # What it appends is not part of the physics.
         self.body = getattr(environment, "body", None)
 
-    def reset(self, key: jax.Array) -> base.EnvState:
+    def reset(self, key: jax.Array, *variation: jax.Array) -> base.EnvState:
         """Starts an episode; see `Environment.reset`. The key is consumed."""
         key, phase_key, speed_key = jax.random.split(key, 3)
         size = (self._num_distractors,)
         phase = jax.random.uniform(phase_key, size, maxval=2.0 * jnp.pi)
         speed = jax.random.uniform(speed_key, size, minval=0.05, maxval=0.5)
-        return self._join(self._environment.reset(key), phase, speed)
+        return self._join(self._environment.reset(key, *variation), phase, speed)
 
     def step(self, state: base.EnvState, action: jax.Array) -> base.EnvState:
         """Advances by one control step; see `Environment.step`."""

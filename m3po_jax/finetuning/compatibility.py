@@ -88,15 +88,15 @@ def adapted_config(config: Config, source: Config, origin: Origin) -> Config:
         ConfigError: The networks differ in a size, a run has no world model, the choice of
             embedding is none, or steps to take over are not those of the same task.
     """
-    names = [[task.partition("?")[0] for task in tasks] for tasks in (config.tasks, source.tasks)]
-    embedding_sources(names[0], names[1], origin.embedding)
+    names, known = _names(config), _names(source)
+    embedding_sources(names, known, origin.embedding)
     if not (config.has_model and source.has_model):
         raise ConfigError("only an agent with a world model (network.encoder = 'latent') transfers")
     if origin.replay:
         _check_same_steps(config, source)
-    old = resolve_network(source.network, len(source.tasks))
+    old = resolve_network(source.network, len(known))
     config = _with_embedding_size(config, old.embedding_size)
-    new = resolve_network(config.network, len(config.tasks))
+    new = resolve_network(config.network, len(names))
     for field in dataclasses.fields(NetworkConfig):
         ours, theirs = getattr(new, field.name), getattr(old, field.name)
         if field.name not in ("size", "dropout") and ours != theirs:
@@ -106,6 +106,13 @@ def adapted_config(config: Config, source: Config, origin: Origin) -> Config:
                 f"{theirs!r}; give --config.network.{field.name}={theirs}"
             )
     return config
+
+
+def _names(config: Config) -> list[str]:
+    """Names of the agent's tasks, the variations of families among them."""
+    if any("family=" in task for task in config.tasks):
+        return registry.names_of(config)
+    return [task.partition("?")[0] for task in config.tasks]
 
 
 def _with_embedding_size(config: Config, size: int) -> Config:

@@ -83,14 +83,16 @@ def transfer_agent(
             model[name] = moved(name, old.params.world_model[name], model[name])
         elif name != "embedding":
             model[name] = old.params.world_model[name]
-    table = old.params.world_model["embedding"]["table"]
+    known = old.params.world_model["embedding"]
+    table = known["table"]
     model["embedding"] = {
+        **_same_shaped(known, model["embedding"]),
         "table": jnp.stack(
             [
                 jnp.mean(jnp.stack([table[source.tasks.index(name)] for name in names]), axis=0)
                 for names in (embedding_sources[task] for task in target.tasks)
             ]
-        )
+        ),
     }
     params = AgentParams(
         world_model=model,
@@ -219,6 +221,14 @@ def _moved(old: Params, new: Params, was: tuple[int, ...], now: tuple[int, ...])
     pieces = jnp.split(kernel, np.cumsum(was)[:-1].tolist(), axis=-2)
     fitted = [_fitted(piece, size) for piece, size in zip(pieces, now, strict=True)]
     return _with_leaf(old, first, jnp.concatenate(fitted, axis=-2))
+
+
+def _same_shaped(old: Params, new: Params) -> Params:
+    """The new parts, or the old ones where they are of the same sizes."""
+    return {
+        name: old[name] if jax.tree.map(np.shape, old.get(name)) == jax.tree.map(np.shape, x) else x
+        for name, x in new.items()
+    }
 
 
 def _moved_actor(old: Params, new: Params, source: Ends, target: Ends) -> Params:

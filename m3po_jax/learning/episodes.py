@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.envs.multitask import MultiTaskState
+from m3po_jax.envs.batch import MultiTaskState
 from m3po_jax.learning import rollout
 from m3po_jax.learning.parts import Parts
 from m3po_jax.learning.state import AgentState

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from m3po_jax.envs.multitask import Timestep
+from m3po_jax.envs.batch import Timestep
 from m3po_jax.learning.parts import Parts
 from m3po_jax.ops import statistics
 from m3po_jax.types import Metrics

@@ -7,8 +7,9 @@ import jax.export
 import jax.numpy as jnp
 
 from m3po_jax.config import Config
+from m3po_jax.envs.batch import Timestep
 from m3po_jax.envs.by_task import ByTaskEnv
-from m3po_jax.envs.multitask import MultiTaskEnv, Timestep
+from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.learning.parts import Parts
 from m3po_jax.learning.perception import perceive
 from m3po_jax.learning.state import AgentState, RolloutState

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from m3po_jax.envs.multitask import MultiTaskState
+from m3po_jax.envs.batch import MultiTaskState
 from m3po_jax.learning.optimizers import Optimizers
 from m3po_jax.learning.parts import Parts
 from m3po_jax.networks.factory import AgentParams, Networks

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from m3po_jax.envs.batch import Timestep
 from m3po_jax.envs.by_task import ByTaskEnv
-from m3po_jax.envs.multitask import Timestep
 from m3po_jax.learning import metrics as metrics_lib
 from m3po_jax.learning import policy_update, rollout
 from m3po_jax.learning.critic_update import critic_update

@@ -174,6 +174,7 @@ def make_networks(
         explorer_width=explorer_width,
         decoded_size=observation_size if decoder else 0,
         precision=config.precision,
+        contexts=tuple(spec.context for spec in specs),
     )
     action_size = int(action_masks.shape[-1])
     stds = config.log_std_min, config.log_std_max

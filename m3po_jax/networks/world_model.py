@@ -38,6 +38,7 @@ class WorldModel(nn.Module):
         explorer_width: Width of their hidden layer.
         decoded_size: Observation size O of the decoder; 0 means no decoder.
         precision: Of the products' inputs, as for `layers.MLP`.
+        contexts: What the agent is told of each task, as for `TaskEmbedding`.
     """
 
     num_tasks: int
@@ -55,12 +56,13 @@ class WorldModel(nn.Module):
     explorer_width: int = 64
     decoded_size: int = 0
     precision: str = "float32"
+    contexts: tuple[tuple[float, ...], ...] = ()
 
     def setup(self) -> None:
         """Names the parts; the names are the keys of the parameter tree."""
         hidden = (self.mlp_width, self.mlp_width)
         mlp = functools.partial(layers.MLP, precision=self.precision)
-        self.embedding = TaskEmbedding(self.num_tasks, self.embedding_size)
+        self.embedding = TaskEmbedding(self.num_tasks, self.embedding_size, self.contexts)
         self.encoder = mlp((self.encoder_width,) * self.encoder_layers, self.latent_size)
         self.encoder_norm = nn.LayerNorm()
         self.dynamics = mlp(hidden, self.latent_size)

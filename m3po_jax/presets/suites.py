@@ -3,6 +3,7 @@
 import ml_collections
 
 from m3po_jax.config import default_config
+from m3po_jax.envs import families
 
 # Three real tasks of MuJoCo Playground that two CPU cores can learn.
 CLASSIC_TASKS = ("dmc/CartpoleBalance", "dmc/CartpoleSwingup", "dmc/ReacherEasy")
@@ -28,7 +29,7 @@ def suite_config(tasks: str = "") -> ml_collections.ConfigDict:
         tasks: Registry names, separated by commas; none means the classic suite.
     """
     config = default_config()
-    config.tasks = tuple(tasks.split(",")) if tasks else CLASSIC_TASKS
+    config.tasks = tuple(families.split_names(tasks)) if tasks else CLASSIC_TASKS
     return config
 
 

@@ -205,7 +205,8 @@ def _load_run(path: pathlib.Path, name: str) -> RecordedRun:
         commit=record.get("commit"),
         history=record.get("history", []),
         evaluations=evaluations,
-        saved=metrics.read_saved_evaluations(path),
+        # Held-out variations are no tasks of the run.
+        saved=[r for r in metrics.read_saved_evaluations(path) if not r.get("held_out")],
         metrics={column: np.array(values) for column, values in columns.items()},
     )
     _check(run)

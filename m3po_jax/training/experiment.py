@@ -80,7 +80,7 @@ def make_experiment(config: Config) -> Experiment:
         ConfigError: JAX has a setting that a run cannot have, or a task cannot be made.
     """
     jax_settings.require_trainable()
-    env = registry.make(config.tasks, config.env)
+    env = registry.make(config.tasks, config.env, variations=config.variations, seed=config.seed)
     networks = make_networks(
         env.specs,
         env.action_mask,
@@ -146,10 +146,13 @@ def description(experiment: Experiment) -> str:
     shapes = experiment.state_shapes()
     parameters = sum(x.size for x in jax.tree.leaves(shapes.agent.params))
     capacity = shapes.replay.data["reward"].size
+    layout = env.layout
     lines = [
-        f"{spec.name}: {n} environments, observation {spec.observation_size}, action "
-        f"{spec.action_size}, {spec.episode_length} agent steps of {spec.action_repeat} env steps"
-        for spec, n in zip(env.specs, env.num_envs, strict=True)
+        f"{name}: {n} environments{_of_variations(len(tasks))}, observation "
+        f"{env.specs[tasks[0]].observation_size}, action {env.specs[tasks[0]].action_size}, "
+        f"{env.specs[tasks[0]].episode_length} agent steps of "
+        f"{env.specs[tasks[0]].action_repeat} env steps"
+        for name, n, tasks in zip(env.names, layout.object_envs, layout.tasks_of, strict=True)
     ]
     updates = config.train.updates_per_transition
     lines += [
@@ -161,6 +164,10 @@ def description(experiment: Experiment) -> str:
         f"{updates:g} updates per transition",
     ]
     return "\n".join(lines)
+
+
+def _of_variations(number: int) -> str:
+    return f" of {number} variations" if number > 1 else ""
 
 
 def _devices(experiment: Experiment) -> str:

@@ -14,7 +14,7 @@ from m3po_jax.envs.host import HostError
 from m3po_jax.learning import model_error
 from m3po_jax.learning.state import TrainState
 from m3po_jax.ops import checks
-from m3po_jax.training import processes, sharding
+from m3po_jax.training import lines, processes, sharding
 from m3po_jax.training.compiling import Program, compile_all
 from m3po_jax.training.evaluator import Evaluator
 from m3po_jax.training.experiment import Experiment, description, make_experiment
@@ -271,9 +271,10 @@ class _Run:
         if not config.has_model:
             return {}
         key = jax.random.fold_in(jax.random.key(config.seed), _MODEL_ERROR_STREAM)
-        errors = self._model_errors(self._state.agent, self._state.replay, key)
-        names = [spec.name for spec in specs]
-        return {"model_error": model_error.as_record(jax.device_get(errors), names)}
+        errors = jax.device_get(self._model_errors(self._state.agent, self._state.replay, key))
+        shown = lines.lines(specs)
+        of_lines = jax.tree.map(lambda x: lines.means(x, shown), errors)
+        return {"model_error": model_error.as_record(of_lines, list(shown))}
 
     def _meta(self) -> dict[str, Any]:
         return self._experiment.meta(env_steps=self.env_steps, wall_seconds=self._wall_seconds())
@@ -298,7 +299,6 @@ class _Run:
         self._pending = []
         if not metrics:
             return
-        names = [spec.name for spec in self._experiment.env.specs]
         self._faults.note(metrics)
         now = time.monotonic()
         steps = len(metrics) * self._experiment.env_steps_per_iteration
@@ -313,9 +313,7 @@ class _Run:
             if value.ndim == 0:
                 row[name] = float(value)
             else:
-                row.update(
-                    {f"{name}/{task}": float(x) for task, x in zip(names, value, strict=True)}
-                )
+                row.update(lines.columns(name, value, self._experiment.env.specs))
         if processes.leads():
             self._writer.write(row)
         self._progress.update(row)

@@ -11,7 +11,8 @@ import numpy as np
 
 from m3po_jax.config import Config, ConfigError
 from m3po_jax.envs import registry
-from m3po_jax.envs.multitask import MultiTaskEnv, MultiTaskState
+from m3po_jax.envs.batch import MultiTaskState
+from m3po_jax.envs.multitask import MultiTaskEnv
 from m3po_jax.envs.wrappers import pad_last
 from m3po_jax.learning import rollout
 from m3po_jax.learning.perception import perceive
@@ -115,8 +116,8 @@ def record_episode(
     if policy == "planner" and not config.has_model:
         raise ConfigError(f"{workdir} has no world model to plan with; give --policy=prior")
     experiment, state, _ = restore_run(config, workdir, step=step)
-    env = registry.make((config.tasks[index],), config.env).resized(1)
-    environment: Any = registry.make_env(registry.parse_task(config.tasks[index]))
+    env = experiment.env.alone(task)
+    environment: Any = getattr(env.environments[0], "environment", None)
     if not hasattr(environment, "pose"):
         raise ConfigError(f"{task} has no picture")
     play = functools.partial(

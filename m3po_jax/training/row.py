@@ -4,10 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from m3po_jax.learning.metrics import SKIPPED
-
-# Sums over the iterations; the other metrics are averaged.
-_SUMMED = ("rollout/episodes", "rollout/faults", SKIPPED)
+from m3po_jax.training import lines
 
 
 def summarize(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -25,7 +22,7 @@ def summarize(metrics: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
     for name, values in stacked.items():
         present = ~np.isnan(values)
         filled = np.where(present, values, 0.0)
-        if name.endswith(_SUMMED):
+        if name.endswith(lines.SUMMED):
             summary[name] = np.sum(values, axis=0)
             continue
         if name.endswith("_max"):

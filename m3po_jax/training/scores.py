@@ -8,6 +8,8 @@ import numpy as np
 # Success of a task by both rules in use, at any step of an episode and at its last, and the
 # names of their means over tasks.
 SUCCESS_MEANS = {"success_rate": "success_mean", "success_rate_last": "success_mean_last"}
+# Of a task's record, in the table's order.
+_NUMBERS = ("return_mean", "return_std", "return_spread", "length_mean")
 # DM Control rewards lie in [0, 1] and an episode has 1000 control steps (arXiv 1801.00690).
 _DMC_RANGE = (0.0, 1000.0)
 # Zero, or the mean return of uniform actions, and the mean optimal return over the start
@@ -108,10 +110,12 @@ def returns_text(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """Mean and spread of the returns of each task in one line, with their number."""
     parts = []
     for name, task in tasks.items():
-        faults, spread = task.get("faults", 0), _number(task["return_std"])
-        about = f"std {spread}, {task['episodes']} episodes"
+        faults, std = task.get("faults", 0), _number(task["return_std"])
+        about = f"std {std}, {task['episodes']} episodes"
         if faults:
-            about = f"std {spread}, {faults} of {faults + task['episodes']} episodes cut by faults"
+            about = f"std {std}, {faults} of {faults + task['episodes']} episodes cut by faults"
+        if task.get("return_spread") is not None:
+            about += f", spread {_number(task['return_spread'])}"
         parts.append(f"{name} {_number(task['return_mean'])} ({about})")
     return ", ".join(parts)
 
@@ -120,7 +124,8 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
     """Returns one evaluation, as eval.jsonl holds it, as text ('-' for an unknown score).
 
     Where a task defines success there are columns for it: at any step, and at the last step; where
-    faults cut episodes, one for their number.
+    faults cut episodes, one for their number; where a line is a family, one for the spread of its
+    variations' means.
     """
     tasks = record["tasks"]
     # Lines of earlier versions lack the keys.
@@ -130,13 +135,13 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
     }
     faults = {name: task.get("faults", 0) for name, task in tasks.items()}
     rows: list[tuple[str, ...]] = [
-        ("task", "return", "std", "length", "episodes", "faults", *success, "normalized")
+        ("task", "return", "std", "spread", "length", "episodes", "faults", *success, "normalized")
     ]
     for name, task in tasks.items():
         rows.append(
             (
                 name,
-                *(_number(task[key]) for key in ("return_mean", "return_std", "length_mean")),
+                *(_number(task.get(key)) for key in _NUMBERS),
                 str(task["episodes"]),
                 str(faults[name]),
                 *(_score(known[name]) for known in success.values()),
@@ -144,7 +149,7 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
             )
         )
     normalized = {name: task["normalized"] for name, task in tasks.items()}
-    total, blank = overall(tasks), ("",) * 5
+    total, blank = overall(tasks), ("",) * 6
     means = [known_mean(known.values()) for known in success.values()]
     rows.append(("mean", *blank, *map(_score, means), _score(total["normalized_mean"])))
     if len(normalized) > 1:
@@ -154,6 +159,8 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
     # Columns of which nothing is known are left out.
     unknown = [len(rows[0]) - 3 + k for k, mean in enumerate(means) if mean is None]
     unknown += [] if any(faults.values()) else [rows[0].index("faults")]
+    has_spread = any(task.get("return_spread") is not None for task in tasks.values())
+    unknown += [] if has_spread else [rows[0].index("spread")]
     rows = [tuple(x for k, x in enumerate(row) if k not in unknown) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []

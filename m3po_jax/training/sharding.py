@@ -130,7 +130,7 @@ def choose_placement(mesh: Devices, parts: Parts) -> Placement | None:
     """The tasks that each device steps, or None where every device steps a share of each."""
     if parts.config.train.task_placement == "sharded" or mesh.size == 1:
         return None
-    found = place_tasks(parts.env.num_envs, step_costs(parts.env), mesh.size)
+    found = place_tasks(parts.env.layout.object_envs, step_costs(parts.env), mesh.size)
     if found is None:
         raise ValueError(f"the tasks do not divide evenly over {mesh.size} devices")
     return found

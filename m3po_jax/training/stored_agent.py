@@ -47,7 +47,9 @@ class StoredAgent:
     @property
     def layout(self) -> BatchLayout:
         """Where the environments of the run stood in its batch."""
-        return BatchLayout(task_load(self.config).num_envs)
+        load = task_load(self.config)
+        each = zip(load.num_envs, load.sizes, strict=True)
+        return BatchLayout(tuple(n for n, size in each for _ in range(size)), load.sizes)
 
 
 def restore_agent(
@@ -122,5 +124,8 @@ def restore_replay(workdir: str | os.PathLike[str], agent: StoredAgent) -> buffe
 def _specs(config: Config, meta: Mapping[str, Any]) -> tuple[TaskSpec, ...]:
     """Facts of the tasks from the checkpoint; of the environments where it is too old to say."""
     if "tasks" in meta:
-        return tuple(TaskSpec(**spec) for spec in meta["tasks"])
+        return tuple(
+            TaskSpec(**{**spec, "context": tuple(spec.get("context", ()))})
+            for spec in meta["tasks"]
+        )
     return registry.make(config.tasks, config.env).specs

@@ -121,7 +121,8 @@ def test_presets_are_listed_with_what_they_are():
     rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert result.returncode == 0 and rows == presets.descriptions()
     assert set(rows) == {
-        *("toy", "classic", "brax8", "dmc25", "mixed20", "mt10", "mt50", "gpu", "tpu")
+        *("toy", "classic", "brax8", "dmc25", "mixed20", "mt10", "mt50", "gpu", "tpu"),
+        *("bodies128", "cartpole64", "pendulum64", "reacher64"),
     }
     assert all(text.endswith(".") for text in rows.values())
 

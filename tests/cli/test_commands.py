@@ -45,7 +45,7 @@ def train_and_evaluate(config, workdir, *, stop, sinks, quiet, debug):
     print(json.dumps(got))
     return {}
 
-def evaluate_workdir(config, workdir, *, episodes, policy, seed, step):
+def evaluate_workdir(config, workdir, *, held_out, episodes, policy, seed, step):
     task = {"return_mean": 812.25, "return_std": 3.0, "length_mean": 250.0,
             "episodes": episodes, "normalized": 0.81225}
     return {"env_steps": 7, "tasks": {config.tasks[0]: task}, "normalized_mean": 0.81225,

@@ -36,7 +36,7 @@ def test_every_setting_stands_on_its_page_with_default_values_and_meaning(hooks)
     assert cells["policy.kl_target"][:2] == ["`0.05`", "above 0"]
     assert cells["policy.trust_region"][1] == "`clip`, `kl`, `none`"
     assert all(len(meaning) > 10 for *_, meaning in rows)
-    free = {name for name, kind in field_types().items() if kind is bool} | {"tasks"}
+    free = {name for name, kind in field_types().items() if kind is bool} | {"tasks", "variations"}
     assert {name for name, cell in cells.items() if not cell[1]} == free
 
 

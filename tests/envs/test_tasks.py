@@ -10,7 +10,7 @@ import pytest
 from brax import envs
 
 from m3po_jax import config
-from m3po_jax.envs import multitask, registry
+from m3po_jax.envs import batch, registry
 from m3po_jax.envs.catalog import CATALOG
 from tests import registered_tasks
 
@@ -59,7 +59,7 @@ def _compiled(name):
     @jax.jit
     def rollout(first, pool, actions):
         zeros = jnp.zeros(NUM_ENVS)
-        state = multitask.MultiTaskState(
+        state = batch.MultiTaskState(
             env_states=first,
             observation=first[0].observation,
             episode_step=zeros.astype(jnp.int32),

@@ -53,3 +53,37 @@ def test_gradient_over_the_bound_only_turns():
 
 def test_gradient_at_zero_is_finite():
     assert np.all(np.isfinite(jax.grad(lambda t: jnp.sum(embed(t) ** 2))(jnp.zeros((3, 4)))))
+
+
+def apply(contexts, params, num_tasks=3):
+    module = TaskEmbedding(num_tasks, 4, contexts)
+    return module.apply({"params": params}, jnp.arange(num_tasks))
+
+
+def test_what_is_told_gives_the_embedding_also_of_tasks_that_were_not_there():
+    contexts = ((), (1.0, -0.5), (1.0, 0.7))
+    params = TaskEmbedding(3, 4, contexts).init(jax.random.key(0), jnp.arange(3))["params"]
+    assert set(params) == {"table", "context"}
+    params["table"] = params["table"].at[0].set(jnp.array([3.0, 0.0, 4.0, 0.0]))
+    e = apply(contexts, params)
+    # the first is told nothing: its row, with a norm of at most 1
+    np.testing.assert_allclose(e[0], [0.6, 0.0, 0.8, 0.0], rtol=1e-6)
+    assert not np.allclose(e[1], e[2])
+    # the same numbers give the same embedding, whatever the table holds; others lie between
+    other = apply(((1.0, 0.7), (1.0, 0.1)), {**params, "table": jnp.ones((2, 4))}, num_tasks=2)
+    np.testing.assert_allclose(other[0], e[2], rtol=1e-6)
+    assert not np.allclose(other[1], e[1]) and not np.allclose(other[1], e[2])
+
+
+def test_nothing_told_is_a_table_alone():
+    params = TaskEmbedding(2, 4, ((), ())).init(jax.random.key(0), jnp.arange(2))["params"]
+    assert set(params) == {"table"}
+
+
+def test_gradients_reach_the_encoder_of_told_tasks_and_the_rows_of_the_others():
+    contexts = ((), (1.0, -0.5))
+    params = TaskEmbedding(2, 4, contexts).init(jax.random.key(0), jnp.arange(2))["params"]
+    weight = jnp.arange(8.0).reshape(2, 4)
+    gradient = jax.grad(lambda p: jnp.sum(weight * apply(contexts, p, 2)))(params)
+    assert np.any(gradient["table"][0] != 0.0) and np.all(gradient["table"][1] == 0.0)
+    assert any(np.any(x != 0.0) for x in jax.tree.leaves(gradient["context"]))

@@ -233,7 +233,7 @@ def test_an_environment_that_yields_nan_is_a_fault_and_no_skip(what, monkeypatch
             poison = jnp.where(jnp.all(new.physics > 0.0), jnp.nan, 0.0)
             return new.replace(**{what: getattr(new, what) + poison})
 
-    monkeypatch.setattr(registry, "make_env", lambda request: Broken((0.6, 0.4)))
+    monkeypatch.setattr(registry, "make_env", lambda *_: Broken((0.6, 0.4)))
     experiment = make_experiment(config_lib.from_config_dict(get_config()))
     step = jax.jit(train_step.make_train_step(experiment))
     state = jax.jit(experiment.init)(jax.random.key(1))

@@ -41,16 +41,17 @@ def config():
 @pytest.fixture(scope="module")
 def restored(config):
     """An agent at its start, in place of a saved one."""
-    experiment = make_experiment(config)
+    make = registry.make_env
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "make_env", lambda *request: Seen(make(*request)))
+        experiment = make_experiment(config)
     agent = state.init_agent(experiment.networks, experiment.optimizers, jax.random.key(3))
     return experiment, types.SimpleNamespace(agent=agent), {}
 
 
 @pytest.fixture
 def play(config, restored, monkeypatch):
-    monkeypatch.setattr(recording, "restore_run", lambda *_: restored)
-    make = registry.make_env
-    monkeypatch.setattr(registry, "make_env", lambda request: Seen(make(request)))
+    monkeypatch.setattr(recording, "restore_run", lambda *_, **__: restored)
 
     def run(task, policy, seed=0):
         return recording.record_episode(config, "run", task=task, policy=policy, seed=seed)

@@ -1,0 +1,23 @@
+"""ReacherEasy with 64 pairs of links and gears, which the agent is told."""
+
+import ml_collections
+
+from m3po_jax.config import default_config
+
+TASKS = (
+    "dmc/ReacherEasy?family=arm_length:0.9..1.2,hand_length:0.9..1.2,gear:0.5..1.5"
+    "&size=64&context=given",
+)
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns settings for 3,000 env steps of each variation."""
+    config = default_config()
+    config.tasks = TASKS
+    # Of each variation.
+    config.env.num_envs = 1
+    config.train.eval_episodes = 1
+    config.train.total_env_steps = 192_000
+    config.train.eval_every = 48_000
+    config.train.checkpoint_every = 48_000
+    return config
