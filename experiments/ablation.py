@@ -3,7 +3,7 @@
 python -m experiments.ablation [--cores 0 1] [--only PART_OF_A_NAME] [--minutes 60]
 
 One agent on CartpoleBalance, CartpoleSwingup and ReacherEasy (3 seeds, 36,000 env steps per task,
-size `tiny`, action repeat 4, half an update per transition; the default is one). Without the bonus
+size `tiny`, action repeat 4, half an update per transition; the default is two). Without the bonus
 nothing uses the model-free critic, so it is not trained either: that row is both ablations. A
 policy that learns from real data takes about 260 gradient steps in a run, one that learns from
 imagined data about 27,000. Then the agent with and without the bonus on a task with a sparse
@@ -21,7 +21,7 @@ LABELS = {
     "m3po_prior_acts": "no planner while collecting",
     "m3po_no_trust_region": "no trust region",
     "m3po_real": "policy learns from real data",
-    "m3po_pathwise_kl": "pathwise gradient, KL trust region",
+    "m3po_likelihood_ratio": "likelihood ratio on imagined data",
     "tdmpc2": "TD-MPC2",
 }
 TITLES = {"classic": "one agent, three tasks", "cup": "BallInCup alone"}

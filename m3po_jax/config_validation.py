@@ -76,6 +76,13 @@ def _check_network(config: Config, load: Load) -> None:
 
 def _check_policy(config: Config) -> None:
     policy = config.policy
+    if policy.data == "real" and policy.objective == "pathwise":
+        raise setting_error(
+            "policy.data",
+            policy.data,
+            "has an effect only with policy.objective = 'likelihood_ratio'; set that, or it to "
+            "'imagined'",
+        )
     if policy.planner_kl_scale and not config.learns_from_real:
         raise setting_error(
             "policy.planner_kl_scale",

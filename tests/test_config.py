@@ -15,6 +15,16 @@ from tests import registered_tasks
 TOY = ("toy/PointReachA", "toy/PointReachB")
 
 
+def likelihood_ratio(**overrides):
+    """The same with PPO's surrogate."""
+    return make(policy__objective="likelihood_ratio", **overrides)
+
+
+def real(**overrides):
+    """The same with a policy that learns from fresh rollouts."""
+    return likelihood_ratio(policy__data="real", **overrides)
+
+
 def make(**overrides):
     """The default settings on two toy tasks with four control steps per agent step, overridden."""
     tree = config_lib.default_config().to_dict()
@@ -124,15 +134,16 @@ def test_something_that_is_no_config_is_refused():
         (make(world_model__batch_size=1), ["world_model.batch_size", "1", "2 tasks"]),
         (
             make(tasks=(TOY[0], "toy/PointReachB?replay_weight=200")),
-            ["world_model.batch_size", "128", "give at least 201"],
+            ["world_model.batch_size", "64", "give at least 201"],
         ),
         (make(world_model__value_target="lamda"), ["value_target", "'lamda'", "lambda"]),
         (make(policy__objective="pathwize"), ["policy.objective", "pathwise"]),
         (make(policy__trust_region="off"), ["policy.trust_region", "'off'", "none"]),
         (make(policy__data="planner"), ["policy.data", "imagined, real"]),
-        (make(policy__minibatches=385), ["policy.minibatches", "385", "384", "more than"]),
-        (make(policy__minibatches=5), ["policy.minibatches", "5", "384", "nearest: 4"]),
-        (make(policy__minibatches=3, policy__data="real"), ["3", "128", "nearest: 2"]),
+        (make(policy__minibatches=257), ["policy.minibatches", "257", "256", "more than"]),
+        (make(policy__minibatches=5), ["policy.minibatches", "5", "256", "nearest: 4"]),
+        (real(policy__minibatches=3), ["3", "128", "nearest: 2"]),
+        (make(policy__data="real"), ["policy.data", "'real'", "'likelihood_ratio'"]),
         (make(critic__minibatches=129), ["critic.minibatches", "129", "128"]),
         (make(policy__planner_kl_scale=0.1), ["policy.planner_kl_scale", "0.1", "'real'"]),
         (make(policy__clip_epsilon=1.0), ["policy.clip_epsilon", "1.0"]),
@@ -168,10 +179,10 @@ def test_wrong_values_are_refused_with_name_value_and_remedy(tree, words):
         make(),
         make(planner__num_elites=32, planner__num_policy_samples=32),
         make(planner__horizon=8, world_model__horizon=8, train__warmup_env_steps=8 * 2 * 8 * 4),
-        make(policy__minibatches=384),
-        make(policy__minibatches=128, policy__data="real"),
-        make(policy__minibatches=512, policy__objective="pathwise"),
-        make(policy__planner_kl_scale=0.1, policy__data="real"),
+        likelihood_ratio(policy__minibatches=192),
+        make(policy__minibatches=256),
+        real(policy__minibatches=128),
+        real(policy__planner_kl_scale=0.1),
         make(replay__capacity=128),
         make(train__warmup_env_steps=192),
         make(exploration__scale=0.0),
@@ -258,8 +269,9 @@ def test_every_choice_passes():
             continue
         if key == "network.encoder":  # 'observation' needs more than itself: tests of the baselines
             continue
+        base = likelihood_ratio if key == "policy.data" else make
         for choice in choices:
-            validate(config_lib.from_config_dict(make(**{key.replace(".", "__", 1): choice})))
+            validate(config_lib.from_config_dict(base(**{key.replace(".", "__", 1): choice})))
 
 
 def test_task_options_count_in_the_load():

@@ -120,7 +120,7 @@ class WorldModelConfig:
         lambda_: Lambda of the `lambda` target; 0 leaves the real step alone.
     """
 
-    batch_size: Annotated[int, Range(1, MOST_ROWS)] = 128
+    batch_size: Annotated[int, Range(1, MOST_ROWS)] = 64
     horizon: Annotated[int, Range(1, MOST_ROWS)] = 3
     rho: Annotated[float, Range(0, 1, "(]")] = 0.5
     consistency_scale: Annotated[float, at_least(0)] = 20.0
@@ -131,7 +131,7 @@ class WorldModelConfig:
     learning_rate: Annotated[float, above(0)] = 1e-3
     encoder_learning_rate_scale: Annotated[float, above(0)] = 0.3
     max_gradient_norm: Annotated[float, above(0)] = 20.0
-    tau: Annotated[float, Range(0, 1, "(]")] = 0.01
+    tau: Annotated[float, Range(0, 1, "(]")] = 0.05
     value_target: Literal["td", "lambda"] = "lambda"
     imagined_target_steps: Annotated[int, at_least(1)] = 3
     lambda_: Annotated[float, Range(0, 1)] = 0.5
@@ -169,7 +169,7 @@ class PolicyConfig:
     """Trust-region policy update (docs/concepts.md, "The policy and its trust region").
 
     Attributes:
-        objective: `likelihood_ratio` (PPO surrogate) or `pathwise` (gradient through Q).
+        objective: `pathwise` (gradient through Q) or `likelihood_ratio` (PPO surrogate).
         data: Surrogate data of `likelihood_ratio`: `imagined` or `real`.
         trust_region: `clip` (stop at the KL bound), `kl` (adaptive penalty) or `none`.
         kl_target: Target KL(old || new) of one update, in nats; the bound is 1.5 times it.
@@ -184,16 +184,16 @@ class PolicyConfig:
         max_gradient_norm: Global-norm clip.
     """
 
-    objective: Literal["likelihood_ratio", "pathwise"] = "likelihood_ratio"
+    objective: Literal["likelihood_ratio", "pathwise"] = "pathwise"
     data: Literal["imagined", "real"] = "imagined"
-    trust_region: Literal["clip", "kl", "none"] = "clip"
+    trust_region: Literal["clip", "kl", "none"] = "kl"
     kl_target: Annotated[float, above(0)] = 0.05
     clip_epsilon: Annotated[float, Range(0, 1, "()")] = 0.2
-    epochs: Annotated[int, at_least(1)] = 2
+    epochs: Annotated[int, at_least(1)] = 1
     minibatches: Annotated[int, at_least(1)] = 1
     imagined_horizon: Annotated[int, Range(1, MOST_ROWS)] = 3
     lambda_: Annotated[float, Range(0, 1)] = 0.95
-    entropy_scale: Annotated[float, at_least(0)] = 3e-2
+    entropy_scale: Annotated[float, at_least(0)] = 1e-4
     planner_kl_scale: Annotated[float, at_least(0)] = 0.0
     learning_rate: Annotated[float, above(0)] = 3e-4
     max_gradient_norm: Annotated[float, above(0)] = 20.0
@@ -287,7 +287,7 @@ class TrainConfig:
 
     total_env_steps: Annotated[int, at_least(1)] = 120_000
     warmup_env_steps: Annotated[int, at_least(0)] = 7_500
-    updates_per_transition: Annotated[float, at_least(0)] = 1.0
+    updates_per_transition: Annotated[float, at_least(0)] = 2.0
     final_learning_rate_scale: Annotated[float, Range(0, 1, "(]")] = 0.1
     eval_every: Annotated[int, at_least(0)] = 30_000
     eval_episodes: Annotated[int, Range(1, MOST_ROWS)] = 8

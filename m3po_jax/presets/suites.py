@@ -36,8 +36,8 @@ def suite_config(tasks: str = "") -> ml_collections.ConfigDict:
 def accelerator_config(*, num_envs: int, batch_size: int) -> ml_collections.ConfigDict:
     """Returns settings with wide batches for accelerators, on four DM Control tasks.
 
-    A batch 8 times as wide as the default has half as many samples per transition: updates take
-    most of the time, and few wide ones keep an accelerator busier than many narrow ones.
+    Whatever the batch, a transition has 64 samples in updates, half as many as by default: updates
+    take most of the time, and few wide ones keep an accelerator busier than many narrow ones.
 
     Args:
         num_envs: Environments of each task.

@@ -13,7 +13,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.network.encoder_width = 64
     config.network.mlp_width = 64
     config.network.latent_size = 32
-    config.world_model.batch_size = 64
     config.train.total_env_steps = 24_000
     config.train.warmup_env_steps = 1_500
     config.train.updates_per_transition = 0.25

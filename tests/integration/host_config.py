@@ -10,6 +10,7 @@ def get_config():
         "dmc/PendulumSwingup?impl=c&episode_length=16&action_repeat=2",
     )
     config.network.encoder = "observation"
+    config.policy.objective = "likelihood_ratio"
     config.policy.data = "real"
     config.policy.minibatches = 1
     config.planner.collect = False

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m3po_jax.config import Config
+from m3po_jax.config import Config, PolicyConfig
 from m3po_jax.learning import replay_updates, train_step
 from m3po_jax.types import Window
 
@@ -37,6 +37,7 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(train_step.policy_update, name, call)
 
+    spy(replay_updates.policy_update, "pathwise_policy_update")
     data("real_policy_data")
     data("imagined_policy_data")
     return noted
@@ -72,7 +73,8 @@ def test_the_policy_learns_from_a_rollout_before_the_critic_that_values_it(calls
 def test_one_update_from_replay_hands_on_the_agent_and_the_latents_of_the_model(calls):
     window = Window(*["x"] * 5, task_id="tasks", mask="x")
     keys = jax.random.split(jax.random.key(0), 3)
-    agent, metrics = replay_updates.update_from_windows(0, window, keys, parts=parts_of())
+    parts = parts_of(policy=PolicyConfig(objective="likelihood_ratio"))
+    agent, metrics = replay_updates.update_from_windows(0, window, keys, parts=parts)
     assert agent == 3
     assert metrics == {"world_model_update": 0, "exploration_update": 1, "policy_update": 2}
     names = [call[0] for call in calls]
@@ -87,3 +89,14 @@ def test_one_update_from_replay_hands_on_the_agent_and_the_latents_of_the_model(
     # Imagining begins at the first of the latents.
     assert calls[2][1:4] == (2, 0.0, "tasks") and calls[3][2] == "imagined_policy_data"
     assert len(set(all_keys(calls))) == 3
+
+
+def test_the_gradient_through_q_is_taken_at_all_latents(calls):
+    window = Window(*["x"] * 5, task_id="tasks", mask="x")
+    keys = jax.random.split(jax.random.key(0), 3)
+    agent, metrics = replay_updates.update_from_windows(0, window, keys, parts=parts_of())
+    assert agent == 3 and metrics["pathwise_policy_update"] == 2
+    names = [call[0] for call in calls]
+    assert names == ["world_model_update", "exploration_update", "pathwise_policy_update"]
+    np.testing.assert_array_equal(calls[2][2], np.arange(4.0))
+    assert calls[2][3] == "tasks" and len(set(all_keys(calls))) == 2

@@ -85,7 +85,13 @@ def agent_of(experiment, raw_std):
         ),
         target_q=noise(agent.target_q, 2),
         target_exploration=noise(agent.target_exploration, 3),
-        statistics=agent.statistics.replace(disagreement=moments),
+        statistics=agent.statistics.replace(
+            disagreement=moments,
+            observation=agent.statistics.observation.replace(
+                mean=np.array([[0.1, -0.2, 0.3], [0.0, 0.5, -0.4]], np.float32),
+                variance=np.array([[0.5, 1.0, 2.0], [1.5, 0.7, 1.0]], np.float32),
+            ),
+        ),
     )
 
 
@@ -167,14 +173,22 @@ def followed(say, z):
     return {name: jnp.stack([step[name] for step in steps]) for name in names}
 
 
+def seen(networks, agent, observation, task_id):
+    """Latents of observations in units of their task's standard deviation around its mean."""
+    moments = agent.statistics.observation
+    unit = (observation - moments.mean[task_id]) / jnp.sqrt(moments.variance)[task_id]
+    params = agent.params.world_model
+    return networks.encode(params, unit, networks.embed(params, task_id))
+
+
 def said_of_windows(networks, agent, w):
     params = agent.params.world_model
     task_id = jnp.broadcast_to(w.task_id, w.reward.shape)
     say = lambda z, u: said(  # noqa: E731
         networks, params, agent.target_q, agent.params.policy, z, u, w.task_id
     )
-    first = networks.encode(params, w.observation[0], networks.embed(params, w.task_id))
-    z_next = networks.encode(params, w.next_observation, networks.embed(params, task_id))
+    first = seen(networks, agent, w.observation[0], w.task_id)
+    z_next = seen(networks, agent, w.next_observation, task_id)
     latents, e = jnp.concatenate([first[None], z_next]), networks.embed(params, task_id)
     rolled, z = [], first
     for u in w.pre_tanh_action:
@@ -195,7 +209,7 @@ def said_of_windows(networks, agent, w):
 def said_of_trajectory(networks, agent, t):
     params = agent.params.world_model
     e = networks.embed(params, t.task_id)
-    z, z_next = (networks.encode(params, x, e) for x in (t.observation, t.next_observation))
+    z, z_next = (seen(networks, agent, x, t.task_id) for x in (t.observation, t.next_observation))
     logits, next_logits = (networks.value_logits(agent.params.critic, x, e) for x in (z, z_next))
     return {
         "logits": logits,

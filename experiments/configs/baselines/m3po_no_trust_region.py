@@ -1,7 +1,4 @@
-"""Ablation: the plain likelihood ratio, neither clipped nor stopped nor shortened.
-
-The clip of the ratio belongs to policy.trust_region = "clip" and goes with it.
-"""
+"""Ablation: the plain gradient through Q, without a penalty and never shortened."""
 
 import ml_collections
 

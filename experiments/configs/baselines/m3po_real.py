@@ -16,6 +16,10 @@ def get_config(tasks: str = "") -> ml_collections.ConfigDict:
         tasks: Registry names, separated by commas; none means the classic suite.
     """
     config = suite_config(tasks)
+    config.policy.objective = "likelihood_ratio"
+    config.policy.trust_region = "clip"
+    config.policy.epochs = 2
+    config.policy.entropy_scale = 3e-2
     config.policy.data = "real"
     config.policy.planner_kl_scale = 0.1
     return config

@@ -27,10 +27,7 @@ def get_config(tasks: str = "") -> ml_collections.ConfigDict:
         tasks: Registry names, separated by commas; none means the classic suite.
     """
     config = suite_config(tasks)
-    config.policy.objective = "pathwise"
     config.policy.trust_region = "none"
-    config.policy.epochs = 1
-    config.policy.entropy_scale = 1e-4
     config.policy.learning_rate = 3e-4
     config.train.final_learning_rate_scale = 1.0
     config.exploration.scale = 0.0
