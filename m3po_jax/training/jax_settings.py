@@ -30,8 +30,8 @@ def require_usable() -> None:
         )
     try:
         jax.devices()
-    except RuntimeError as error:
-        reason = next(iter(str(error).strip().splitlines()), "")
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX has no such plugin
+        reason = next(iter(str(error).strip().splitlines()), "it knows no such platform")
         raise ConfigError(
             f"JAX finds no device for JAX_PLATFORMS={settings.jax_platforms or ''}: {reason}; "
             "install JAX for it, or unset JAX_PLATFORMS to use what is there"

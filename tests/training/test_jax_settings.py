@@ -45,10 +45,17 @@ def test_a_setting_is_refused_by_its_name(changed, tmp_path, use, name, value):
         use(tmp_path)
 
 
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("Unable to initialize backend 'cuda': no CUDA\nand more"), "'cuda': no CUDA"),
+        (AssertionError(), "it knows no such platform"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(monkeypatch, error, says):
     def absent():
-        raise RuntimeError("Unable to initialize backend 'cuda': no CUDA\nand more")
+        raise error
 
     monkeypatch.setattr(jax, "devices", absent)
-    with pytest.raises(ConfigError, match=r"Unable to initialize backend 'cuda': no CUDA; .*unset"):
+    with pytest.raises(ConfigError, match=rf"{says}; .*unset"):
         jax_settings.require_usable()
