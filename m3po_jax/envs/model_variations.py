@@ -57,13 +57,16 @@ def compile_all(
         # Set here and not by the compiler, which warns of that at every call.
         total, spec.compiler.settotalmass = spec.compiler.settotalmass, -1.0
         for name, factor in factors.items():
-            _scale(spec, known[name], factor)
-            if _MASS_OF_ALL in known[name].edits:
+            if total > 0.0 and _MASS_OF_ALL in known[name].edits:
                 total *= factor
+            else:
+                _scale(spec, known[name], factor)
         model = spec.compile()
         if total > 0.0:
             mujoco.mj_setTotalmass(model, total)
             mujoco.mj_setConst(model, mujoco.MjData(model))
+            # The one statistic that mj_setConst leaves as it was.
+            model.stat.meaninertia = model.dof_M0.mean()
         return model
 
     # A target that the library resizes, before it compiles, has part in sums over all bodies.
@@ -116,7 +119,7 @@ def _merged(
                 continue
             if was.shape != now.shape or was.shape != there.shape:
                 raise ConfigError(f"{name}: {field} gets another size, so it is another program")
-            if not np.array_equal(was[differs], there[differs]):
+            if not np.allclose(was[differs], there[differs], rtol=1e-9, atol=0.0):
                 raise ConfigError(
                     f"{name}: the library sets {field} on its own; vary another parameter"
                 )
