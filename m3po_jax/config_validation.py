@@ -76,7 +76,7 @@ def _check_network(config: Config, load: Load) -> None:
 
 def _check_policy(config: Config) -> None:
     policy = config.policy
-    if policy.data == "real" and policy.objective == "pathwise":
+    if config.has_model and policy.data == "real" and policy.objective == "pathwise":
         raise setting_error(
             "policy.data",
             policy.data,

@@ -7,4 +7,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/../launch/setup_env.sh"
 cd "$M3PO_ROOT"
 
 # Two processes: compiling, which most of the time goes into, uses one core each.
-exec "$M3PO_PY" -m pytest -n "${M3PO_TEST_PROCESSES:-2}" --durations=10 "$@"
+exec "$M3PO_PY" -m pytest -n "${M3PO_TEST_PROCESSES:-2}" --dist worksteal --durations=10 "$@"

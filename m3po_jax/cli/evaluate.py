@@ -4,11 +4,9 @@ m3po-evaluate --workdir=DIR [--checkpoint=newest|best] [--episodes=16] [--policy
               [--seed=0] [--held_out] [--json] [--save]
 
 --workdir=DIR   the folder of the run
---checkpoint=best   the one that scored best in the evaluations of training, which are of other
-                episodes than these; by default the newest
+--checkpoint=best   the one that scored best in training, on other episodes; else the newest
 --episodes=16   episodes of each task, of a family of each variation; with --held_out 1 unless given
---policy=NAME   planner: plan with the learned model; prior: the policy network alone; random:
-                random actions, for comparison; repeat the flag to evaluate several
+--policy=NAME   planner, prior (the policy network alone) or random; repeat it for several
 --seed=0        seed of the initial states and of the planner's samples
 --held_out      plays variations of the run's families that training never saw: as many as it has
                 within the ranges, and as many up to 20 % beyond them; the same ones each time

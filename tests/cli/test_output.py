@@ -115,7 +115,8 @@ def test_an_interrupt_says_what_goes_on(tmp_path):
     result = call(f"{restored}; os.kill(os.getpid(), signal.SIGINT)")
     assert result.returncode == command_line.INTERRUPTED
     assert b"stopped; the same command resumes" in result.stderr
-    twice = call("import atexit; atexit.register(os.kill, os.getpid(), 2); os.kill(os.getpid(), 2)")
+    again = "atexit.register(os.kill, os.getpid(), 2)"
+    twice = call(f"{restored}; import atexit; {again}; os.kill(os.getpid(), 2)")
     assert twice.returncode == -signal.SIGINT and b"Traceback" not in twice.stderr
 
 

@@ -70,7 +70,7 @@ def test_no_family_without_a_model_is_told_its_context():
         cfg,
         network=network,
         planner=dataclasses.replace(cfg.planner, collect=False),
-        policy=dataclasses.replace(cfg.policy, data="real"),
+        policy=dataclasses.replace(cfg.policy, objective="likelihood_ratio", data="real"),
         exploration=dataclasses.replace(cfg.exploration, scale=0.0),
         train=dataclasses.replace(cfg.train, updates_per_transition=0.0, eval_policy="prior"),
     )

@@ -13,7 +13,7 @@ from m3po_jax.workdir.metrics import read_metrics
 from tests import registered_tasks
 from tests.integration import tiny_config
 
-FAST = {"toy/PointReachA", "toy/TerminatingPole", "dmc/PendulumSwingup"}
+FAST = {"toy/TerminatingPole", "dmc/PendulumSwingup"}
 NUM_ENVS = 2
 # Steps of each environment with random actions, and of an episode.
 STEPS = 100

@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from tests.integration import tiny_config
 from tests.integration.saved_run import save_run
 
@@ -39,6 +41,7 @@ def evaluations(folder):
     return [json.loads(line) for line in (folder / "new" / "eval.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_it_starts_on_two_devices_ends_and_goes_on_without_the_old_run(tmp_path):
     save_run(tmp_path / "old", tiny_config.get_config(), (KNOWN, "toy/TerminatingPole"))
     before = {p: p.read_bytes() for p in (tmp_path / "old").rglob("*") if p.is_file()}

@@ -20,7 +20,7 @@ def train(environment, folder, num_devices, *flags):
     return runs.train(here, folder, *SHORT, *flags, config=CONFIG)
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize("num_devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopped_and_killed_it_ends_bit_equal(environment, num_devices, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     code, out, err = runs.finish(train(environment, whole, num_devices))

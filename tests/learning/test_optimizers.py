@@ -40,7 +40,8 @@ def step_sizes(part, cfg, count):
     [
         ("world_model", {}, 20),  # half an update for each of 40 transitions
         ("policy", {}, 40),  # and two epochs in each
-        ("policy", {"data": "real"}, 10),  # two epochs in each iteration
+        # two epochs in each iteration
+        ("policy", {"objective": "likelihood_ratio", "data": "real"}, 10),
     ],
 )
 def test_step_sizes_fall_linearly_to_their_share_over_the_run(part, policy, steps):

@@ -18,7 +18,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path):
         ("a", [0, 1, 2]),
         ("other", [0]),
     ]
-    assert runs.config_differences(groups) == [("policy.entropy_scale", ["0.03", "0.5"])]
+    assert runs.config_differences(groups) == [("policy.entropy_scale", ["0.0001", "0.5"])]
     assert runs.notes(groups) == []
 
 
