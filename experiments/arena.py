@@ -188,21 +188,15 @@ def write(rows: Sequence[runs.Row]) -> None:
         sys.exit("no task has been finished by every agent yet")
     total = lines_of("mean", scores(rows, complete))
     total += [{"of": "mean", **line} for line in published(complete)]
-    curves.write_summary(_filled(total), runs.RESULTS / "arena_summary.csv")
+    curves.write_summary(total, runs.RESULTS / "arena_summary.csv")
     of_tasks = [line for task in complete for line in lines_of(task, scores(rows, [task]))]
     of_tasks = [{**line, "history": TASKS[line["of"]]} for line in of_tasks]
-    curves.write_summary(_filled(of_tasks), runs.RESULTS / "arena_tasks.csv")
+    curves.write_summary(of_tasks, runs.RESULTS / "arena_tasks.csv")
     ratios = steps_ratios(rows)
     for task, ratio in ratios.items():
         print(f"{task}: {ratio:.2f} times fewer steps to 95 % of TD-MPC2's final score")
     if ratios:
         print(f"median over {len(ratios)} tasks: {np.median(list(ratios.values())):.2f}")
-
-
-def _filled(lines: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The lines with the same columns."""
-    columns = list(dict.fromkeys(name for line in lines for name in line))
-    return [{name: line.get(name, "") for name in columns} for line in lines]
 
 
 def main() -> None:

@@ -160,9 +160,10 @@ def _rounded(**values: float) -> dict[str, str]:
 
 
 def write_summary(lines: Sequence[Mapping[str, str]], path: pathlib.Path) -> None:
-    """Writes the lines as CSV and prints them."""
+    """Writes the lines as CSV, with an empty text where one lacks a column, and prints them."""
+    columns = list(dict.fromkeys(name for line in lines for name in line))
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
     print(path.read_text())

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from m3po_jax.config import default_config
+from m3po_jax.presets.suites import family_config
 
 FAMILIES = {
     "dmc/BallInCup": "string_length:0.8..1.2,ball_mass:0.5..1.5,gear:0.7..1.3",
@@ -15,13 +15,6 @@ TASKS = tuple(f"{name}?family={of}&size=32&context=given" for name, of in FAMILI
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns settings for 3,000 env steps of each variation."""
-    config = default_config()
-    config.tasks = TASKS
-    # Of each variation.
-    config.env.num_envs = 1
-    config.train.eval_episodes = 1
+    config = family_config(TASKS, num_variations=128)
     config.world_model.batch_size = 256
-    config.train.total_env_steps = 384_000
-    config.train.eval_every = 96_000
-    config.train.checkpoint_every = 96_000
     return config

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from m3po_jax.config import default_config
+from m3po_jax.presets.suites import family_config
 
 TASKS = (
     "dmc/ReacherEasy?family=arm_length:0.9..1.2,hand_length:0.9..1.2,gear:0.5..1.5"
@@ -12,12 +12,4 @@ TASKS = (
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns settings for 3,000 env steps of each variation."""
-    config = default_config()
-    config.tasks = TASKS
-    # Of each variation.
-    config.env.num_envs = 1
-    config.train.eval_episodes = 1
-    config.train.total_env_steps = 192_000
-    config.train.eval_every = 48_000
-    config.train.checkpoint_every = 48_000
-    return config
+    return family_config(TASKS, num_variations=64)

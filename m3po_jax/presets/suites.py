@@ -33,6 +33,23 @@ def suite_config(tasks: str = "") -> ml_collections.ConfigDict:
     return config
 
 
+def family_config(tasks: tuple[str, ...], *, num_variations: int) -> ml_collections.ConfigDict:
+    """Returns settings for 3,000 env steps of each variation of families of tasks.
+
+    Args:
+        tasks: Registry names of the families.
+        num_variations: Variations of all of them.
+    """
+    config = default_config()
+    config.tasks = tasks
+    # Of each variation.
+    config.env.num_envs = 1
+    config.train.eval_episodes = 1
+    config.train.total_env_steps = 3_000 * num_variations
+    config.train.eval_every = config.train.checkpoint_every = 750 * num_variations
+    return config
+
+
 def accelerator_config(*, num_envs: int, batch_size: int) -> ml_collections.ConfigDict:
     """Returns settings with wide batches for accelerators, on four DM Control tasks.
 

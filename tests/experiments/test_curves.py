@@ -95,3 +95,9 @@ def test_summary_and_figures_are_written(tmp_path):
     curves.draw_final(numbered, {"a": "A"}, tmp_path / "final.png", label="environments")
     for name in ("curve.png", "final.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_column_that_a_line_lacks_is_empty_in_its_row(tmp_path):
+    path = tmp_path / "summary.csv"
+    curves.write_summary([{"a": "1"}, {"a": "2", "b": "3"}], path)
+    assert path.read_text() == "a,b\n1,\n2,3\n"
