@@ -52,6 +52,8 @@ def seeds(clone, tmp_path):
             text=True,
             cwd=tmp_path,
             env={**kept, "LOG": str(log), **environment},
+            # What starts in the background of a script ignores it, and bash cannot trap it then.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def events():
